@@ -1,0 +1,266 @@
+// Package checksum computes and compares the checksums by which two sides of a
+// replication find their differences without sending the data.
+//
+// A disk is divided into blocks of [BlockSize]. Level 0 is one sum per block;
+// level n is one sum per [Fanout]^n blocks, taken over the level-0 sums of its
+// range. Two sides compare the coarsest useful level first and descend only
+// where it differs.
+package checksum
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+const (
+	// BlockSize is the unit of change tracking and of checksums, in bytes.
+	BlockSize = 4096
+	// Fanout is the number of sums of one level that one sum of the next covers.
+	Fanout = 16
+	// MaxLevel bounds the levels: Fanout^7 blocks of 4 KiB are 1 TiB under one sum.
+	MaxLevel = 7
+	// MaxSums bounds how many sums one query may ask for (64 KiB on the wire).
+	MaxSums = 8192
+)
+
+// Range is a part of a disk in bytes, aligned to BlockSize (the disk's end
+// excepted).
+type Range struct {
+	Offset int64 `json:"offset"`
+	Length int64 `json:"length"`
+}
+
+// End is the first byte after the range.
+func (r Range) End() int64 { return r.Offset + r.Length }
+
+// Blocks is how many blocks a disk of size bytes has; the last may be short.
+func Blocks(size int64) int64 { return (size + BlockSize - 1) / BlockSize }
+
+// Sum is the checksum of one block of a disk: xxhash64 seeded with the disk's
+// random seed and the block's offset, so that the right data at a wrong place
+// does not match. A block of zeros has the sum 0 by definition (and no other
+// block has: a computed 0 becomes 1), so that an empty disk needs no hashing.
+func Sum(seed uint64, offset int64, block []byte) uint64 {
+	if IsZero(block) {
+		return 0
+	}
+	var d xxhash.Digest
+	d.ResetWithSeed(seed ^ (uint64(offset) * 0x9E3779B97F4A7C15))
+	_, _ = d.Write(block)
+	if s := d.Sum64(); s != 0 {
+		return s
+	}
+	return 1
+}
+
+// SumAll gives the sums of all blocks of data, which starts at offset (a
+// multiple of BlockSize), appended to dst.
+func SumAll(dst []uint64, seed uint64, offset int64, data []byte) []uint64 {
+	for len(data) > 0 {
+		n := min(BlockSize, len(data))
+		dst = append(dst, Sum(seed, offset, data[:n]))
+		data, offset = data[n:], offset+int64(n)
+	}
+	return dst
+}
+
+// IsZero reports whether all bytes are zero.
+func IsZero(b []byte) bool {
+	for len(b) >= 32 {
+		if binary.LittleEndian.Uint64(b)|binary.LittleEndian.Uint64(b[8:])|
+			binary.LittleEndian.Uint64(b[16:])|binary.LittleEndian.Uint64(b[24:]) != 0 {
+			return false
+		}
+		b = b[32:]
+	}
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// Leaves gives the level-0 sums of one disk.
+type Leaves interface {
+	// Len is the number of blocks.
+	Len() int64
+	// ReadSums fills dst with the sums of the blocks from first on.
+	ReadSums(first int64, dst []uint64) error
+}
+
+// Memory is a disk's level-0 sums in memory.
+type Memory []uint64
+
+// Len is the number of blocks.
+func (m Memory) Len() int64 { return int64(len(m)) }
+
+// ReadSums copies from first on.
+func (m Memory) ReadSums(first int64, dst []uint64) error {
+	if first < 0 || first+int64(len(dst)) > int64(len(m)) {
+		return fmt.Errorf("read checksums: blocks %d to %d of %d", first, first+int64(len(dst)), len(m))
+	}
+	copy(dst, m[first:])
+	return nil
+}
+
+// Span is how many blocks one sum of the level covers.
+func Span(level int) int64 {
+	span := int64(1)
+	for range level {
+		span *= Fanout
+	}
+	return span
+}
+
+// LevelLen is how many sums the level has for a disk of that many blocks.
+func LevelLen(blocks int64, level int) int64 {
+	span := Span(level)
+	return (blocks + span - 1) / span
+}
+
+// TopLevel is the coarsest level that two sides start with: the finest one that
+// fits in a single query.
+func TopLevel(blocks int64) int {
+	for level := range MaxLevel {
+		if LevelLen(blocks, level) <= MaxSums/16 {
+			return level
+		}
+	}
+	return MaxLevel
+}
+
+// Level fills dst with sums of the level, from the first-th on. A range whose
+// blocks are all zero has the sum 0.
+func Level(l Leaves, level int, first int64, dst []uint64) error {
+	if level < 0 || level > MaxLevel || first < 0 || first+int64(len(dst)) > LevelLen(l.Len(), level) {
+		return fmt.Errorf("checksums of level %d from %d, %d of them: the disk has %d blocks", level, first, len(dst), l.Len())
+	}
+	if level == 0 {
+		return l.ReadSums(first, dst)
+	}
+	const chunk = 4096 // leaf sums read at once
+	leaves := make([]uint64, min(Span(level), chunk))
+	raw := make([]byte, 8*len(leaves))
+	for i := range dst {
+		from := (first + int64(i)) * Span(level)
+		to := min(from+Span(level), l.Len())
+		sum, err := hashLeaves(l, from, to, leaves, raw)
+		if err != nil {
+			return err
+		}
+		dst[i] = sum
+	}
+	return nil
+}
+
+func hashLeaves(l Leaves, from, to int64, leaves []uint64, raw []byte) (uint64, error) {
+	var d xxhash.Digest
+	d.Reset()
+	zero := true
+	for from < to {
+		part := leaves[:min(int64(len(leaves)), to-from)]
+		if err := l.ReadSums(from, part); err != nil {
+			return 0, err
+		}
+		for i, s := range part {
+			zero = zero && s == 0
+			binary.LittleEndian.PutUint64(raw[8*i:], s)
+		}
+		_, _ = d.Write(raw[:8*len(part)])
+		from += int64(len(part))
+	}
+	if zero {
+		return 0, nil
+	}
+	if s := d.Sum64(); s != 0 {
+		return s, nil
+	}
+	return 1, nil
+}
+
+// Query asks the other side for n sums of a level, from the first-th on.
+type Query func(ctx context.Context, level int, first int64, n int) ([]uint64, error)
+
+// Diff finds the ranges in which a local disk of size bytes differs from the
+// other side. Ranges come in order, adjacent ones merged.
+func Diff(ctx context.Context, local Leaves, size int64, remote Query) ([]Range, error) {
+	blocks := local.Len()
+	if blocks != Blocks(size) {
+		return nil, fmt.Errorf("compare checksums: %d sums for a disk of %d bytes", blocks, size)
+	}
+	level := TopLevel(blocks)
+	spans := []span{{0, LevelLen(blocks, level)}}
+	for ; ; level-- {
+		var differ []int64
+		for _, s := range spans {
+			found, err := diffLevel(ctx, local, level, s, remote)
+			if err != nil {
+				return nil, err
+			}
+			differ = append(differ, found...)
+		}
+		if level == 0 {
+			return blockRanges(differ, size), nil
+		}
+		spans = children(differ, LevelLen(blocks, level-1))
+	}
+}
+
+// span is a run of sums of one level: [from, to).
+type span struct{ from, to int64 }
+
+func diffLevel(ctx context.Context, local Leaves, level int, s span, remote Query) ([]int64, error) {
+	var differ []int64
+	for first := s.from; first < s.to; first += MaxSums {
+		n := int(min(MaxSums, s.to-first))
+		theirs, err := remote(ctx, level, first, n)
+		if err != nil {
+			return nil, err
+		}
+		if len(theirs) != n {
+			return nil, fmt.Errorf("compare checksums: got %d sums of level %d, asked for %d", len(theirs), level, n)
+		}
+		ours := make([]uint64, n)
+		if err := Level(local, level, first, ours); err != nil {
+			return nil, err
+		}
+		for i := range ours {
+			if ours[i] != theirs[i] {
+				differ = append(differ, first+int64(i))
+			}
+		}
+	}
+	return differ, nil
+}
+
+// children gives the runs of the next finer level below the sums that differ.
+func children(differ []int64, total int64) []span {
+	var out []span
+	for _, d := range differ {
+		from, to := d*Fanout, min((d+1)*Fanout, total)
+		if n := len(out); n > 0 && out[n-1].to == from {
+			out[n-1].to = to
+			continue
+		}
+		out = append(out, span{from, to})
+	}
+	return out
+}
+
+func blockRanges(blocks []int64, size int64) []Range {
+	var out []Range
+	for _, b := range blocks {
+		off := b * BlockSize
+		length := min(BlockSize, size-off)
+		if n := len(out); n > 0 && out[n-1].End() == off {
+			out[n-1].Length += length
+			continue
+		}
+		out = append(out, Range{off, length})
+	}
+	return out
+}

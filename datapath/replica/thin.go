@@ -1,0 +1,92 @@
+package replica
+
+import (
+	"time"
+
+	"drover/datapath/ident"
+)
+
+// Retention says how far back points are kept and how densely. The defaults are
+// features.md row 3: all for 2 h, one per hour to 1 d, one per 2 h to 7 d, one
+// per 4 h to 15 d.
+type Retention struct {
+	Keep  time.Duration `json:"keep"` // older points go, once a newer usable one exists
+	Steps []ThinStep    `json:"steps"`
+}
+
+// ThinStep keeps one point per Every among those not older than Until.
+type ThinStep struct {
+	Until time.Duration `json:"until"`
+	Every time.Duration `json:"every"` // 0 keeps all
+}
+
+// DefaultRetention is the thinning of a policy that says nothing else.
+func DefaultRetention() Retention {
+	const day = 24 * time.Hour
+	return Retention{Keep: 15 * day, Steps: []ThinStep{
+		{2 * time.Hour, 0}, {day, time.Hour}, {7 * day, 2 * time.Hour}, {15 * day, 4 * time.Hour},
+	}}
+}
+
+// Thin plans which points to delete. Order is by sequence; age is counted back
+// from the newest point's time, never from the wall clock, so that old points are
+// kept while no new one can be made. Of each interval the newest point stays, but
+// the strongest consistency wins. The newest point and held points always stay.
+func Thin(points []Point, r Retention, now time.Time) []ident.Seq {
+	if len(points) < 2 {
+		return nil
+	}
+	newest := points[len(points)-1].Time
+	kept := map[[2]int64]int{} // (step, interval) -> index of the point that stays
+	drop := make([]bool, len(points))
+	for i := len(points) - 2; i >= 0; i-- {
+		p := points[i]
+		age := newest.Sub(p.Time)
+		step := stepOf(r, age)
+		switch {
+		case isHeld(p, now):
+		case step < 0:
+			drop[i] = true
+		case r.Steps[step].Every == 0:
+		default:
+			key := [2]int64{int64(step), int64(p.Time.UnixNano() / int64(r.Steps[step].Every))}
+			j, taken := kept[key]
+			switch {
+			case !taken:
+				kept[key] = i
+			case points[j].Consistency < p.Consistency:
+				drop[j], kept[key] = true, i
+			default:
+				drop[i] = true
+			}
+		}
+	}
+	var plan []ident.Seq
+	for i, d := range drop {
+		if d {
+			plan = append(plan, points[i].ID)
+		}
+	}
+	return plan
+}
+
+func stepOf(r Retention, age time.Duration) int {
+	if age > r.Keep {
+		return -1
+	}
+	for i, s := range r.Steps {
+		if age <= s.Until {
+			return i
+		}
+	}
+	return -1
+}
+
+func isHeld(p Point, now time.Time) bool {
+	for _, h := range p.Holds {
+		if h.Expires.After(now) {
+			return true
+		}
+	}
+	return false
+}

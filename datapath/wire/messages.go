@@ -1,0 +1,239 @@
+// Package wire is the protocol between an agent and a process server (or master
+// target): TLS 1.3 with certificates on both sides, an HTTP/1.1 Upgrade on port
+// 9443, then binary frames, each bounded and with a CRC-32C.
+//
+// FORMAT.md is the table of the format. The conversation:
+//
+//	agent                         server
+//	Hello                    ->
+//	                         <-   Welcome | Refuse
+//	SumsQuery                ->                      (compare, when asked to)
+//	                         <-   Sums
+//	Begin, Data|Zero..., End ->                      (one change set)
+//	                         <-   Ack (spooled), Ack (stored)
+//	                         <-   Command            (at any time: cut now, stop)
+//	Ping                     <->  Pong
+//
+// The first bad frame ends the session. Nothing is resumed inside a change set:
+// a set that was not ended does not exist.
+package wire
+
+import (
+	"time"
+
+	"drover/datapath/changeset"
+	"drover/datapath/ident"
+)
+
+// Version is the protocol's version; no other is spoken.
+const Version = 1
+
+// UpgradeToken is the value of the Upgrade header; Path is what is requested.
+const (
+	UpgradeToken = "drover/1"
+	Path         = "/v1/stream"
+)
+
+// Limits that are checked before memory is allocated.
+const (
+	MaxFrame         = changeset.MaxExtentBytes + 64<<10 // payload bytes
+	MaxText          = 1 << 10                           // bytes of a message for people
+	HandshakeTimeout = 10 * time.Second
+	// IdleTimeout: a side that hears nothing for so long closes; PingInterval keeps
+	// an idle session alive.
+	IdleTimeout  = 30 * time.Second
+	PingInterval = 5 * time.Second
+)
+
+// Message is one of the structs below.
+type Message interface{ kind() Kind }
+
+// Hello opens a session.
+type Hello struct {
+	Machine      ident.MachineID
+	Epoch        ident.Epoch
+	AgentVersion string
+	Instance     string           // hardware uuid of the machine the agent runs on
+	Disks        []changeset.Disk // ID and Size; Seed is the server's to say
+	// Known is the agent's position: the change set it saw acknowledged last, zero
+	// after a start. Outstanding are those it sent after it, oldest first.
+	Known       ident.Position
+	Outstanding []ident.Position
+	SourceTime  time.Time
+}
+
+// Mode tells the agent what the replica needs.
+type Mode uint8
+
+// The modes of a session.
+const (
+	// ModeCopy: the replica is empty; send all that is not zero, then a cut with
+	// Complete.
+	ModeCopy Mode = 1
+	// ModeCompare: the base is not trusted; compare checksums, send what differs as
+	// base sets, then a cut with Complete.
+	ModeCompare Mode = 2
+	// ModeDelta: go on from Position. If the agent does not know that position (it
+	// was restarted), it compares checksums and sends what differs in its next delta.
+	ModeDelta Mode = 3
+)
+
+// Welcome accepts a session.
+type Welcome struct {
+	Nonce      uint64 // of the session; every later frame carries it
+	Generation uint32
+	Mode       Mode
+	Position   ident.Position // where the next change set must follow
+	KeyID      string
+	Disks      []changeset.Disk // with seeds, in the order that extents refer to
+	ServerTime time.Time        // for the clock offset
+	// CutInterval is the cadence of crash-consistent cuts.
+	CutInterval time.Duration
+	// BaseSetBytes bounds the plain data of one base set.
+	BaseSetBytes int64
+}
+
+// Code is why a session was refused or ended.
+type Code uint16
+
+// The codes. Their texts and remedies are in docs/errors.md.
+const (
+	CodeBadFrame       Code = 1  // corrupt, oversize or unexpected frame
+	CodeVersion        Code = 2  // another protocol version
+	CodeIdentity       Code = 3  // the certificate is not for this machine
+	CodeUnknownMachine Code = 4  // no grant for the machine here
+	CodeEpoch          Code = 5  // another epoch is the owner
+	CodeDisks          Code = 6  // not this machine's disks, or sizes differ
+	CodeResyncRequired Code = 7  // the machine is marked for resync
+	CodeFull           Code = 8  // the spool is full; come back later
+	CodeBusy           Code = 9  // too many sessions
+	CodeGap            Code = 10 // the change set does not follow
+	CodeInternal       Code = 11 // the server failed; its log says why
+	CodeStopped        Code = 12 // the grant was revoked, or the server is stopping
+)
+
+// Refuse ends a session. Detail is for people.
+type Refuse struct {
+	Code   Code
+	Detail string
+	// RetryAfter is when to come back; 0 leaves it to the agent's backoff.
+	RetryAfter time.Duration
+}
+
+// Begin opens a change set; the server knows the rest of its header.
+type Begin struct {
+	Seq  ident.Seq
+	Prev ident.Digest
+	Kind changeset.Kind
+}
+
+// Data is an extent with data; Disk is the index in Welcome.Disks.
+type Data struct{ changeset.Extent }
+
+// Zero is a range of zeros, of any length.
+type Zero struct {
+	Disk           int
+	Offset, Length int64
+}
+
+// End completes a change set. Extents is how many were sent, to notice loss.
+type End struct {
+	Seq     ident.Seq
+	Extents int64
+	Cut     changeset.Cut
+}
+
+// Level is how far data is safe.
+type Level uint8
+
+// The levels of an acknowledgement.
+const (
+	Spooled Level = 1 // fsynced at the process server
+	Stored  Level = 2 // in the cache storage
+	Applied Level = 3 // in the replica, and a point was made if the cut allows one
+)
+
+// Ack acknowledges a change set.
+type Ack struct {
+	Level    Level
+	Position ident.Position
+}
+
+// SumsQuery asks for checksums of a disk (index in Welcome.Disks); at most
+// checksum.MaxSums.
+type SumsQuery struct {
+	Disk  int
+	Level int
+	First int64
+	Count int
+}
+
+// Sums answers SumsQuery.
+type Sums struct {
+	Disk  int
+	Level int
+	First int64
+	Sums  []uint64
+}
+
+// Progress tells the server how far a base pass is, for people.
+type Progress struct {
+	Disk int
+	// Done of Total bytes of the disk were read and compared or sent.
+	Done, Total int64
+}
+
+// Order is what a Command asks for.
+type Order uint8
+
+// The orders.
+const (
+	OrderCut      Order = 1 // make a cut now
+	OrderFinalCut Order = 2 // freeze, make a cut with Final and stay frozen
+	OrderRelease  Order = 3 // thaw after OrderFinalCut and go on
+)
+
+// Command asks the agent for something.
+type Command struct{ Order Order }
+
+// Ping asks for a Pong; both carry the sender's clock.
+type Ping struct{ Time time.Time }
+
+// Pong answers a Ping.
+type Pong struct{ Time time.Time }
+
+// Kind is a frame's type number.
+type Kind uint8
+
+// The frame types.
+const (
+	KindHello Kind = iota + 1
+	KindWelcome
+	KindRefuse
+	KindBegin
+	KindData
+	KindZero
+	KindEnd
+	KindAck
+	KindSumsQuery
+	KindSums
+	KindProgress
+	KindCommand
+	KindPing
+	KindPong
+)
+
+func (*Hello) kind() Kind     { return KindHello }
+func (*Welcome) kind() Kind   { return KindWelcome }
+func (*Refuse) kind() Kind    { return KindRefuse }
+func (*Begin) kind() Kind     { return KindBegin }
+func (*Data) kind() Kind      { return KindData }
+func (*Zero) kind() Kind      { return KindZero }
+func (*End) kind() Kind       { return KindEnd }
+func (*Ack) kind() Kind       { return KindAck }
+func (*SumsQuery) kind() Kind { return KindSumsQuery }
+func (*Sums) kind() Kind      { return KindSums }
+func (*Progress) kind() Kind  { return KindProgress }
+func (*Command) kind() Kind   { return KindCommand }
+func (*Ping) kind() Kind      { return KindPing }
+func (*Pong) kind() Kind      { return KindPong }

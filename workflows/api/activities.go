@@ -1,0 +1,272 @@
+package api
+
+import (
+	"time"
+
+	"drover/datapath/ident"
+	"drover/datapath/replica"
+	"drover/datapath/stream"
+)
+
+// Activity types, by the outside system they touch. They stand in histories:
+// never rename. The control queue runs all but those marked host.
+const (
+	// Temporal itself and the configuration server's registry.
+	ActLookupPlan    = "control.LookupPlan"    // name -> Plan
+	ActFindMachine   = "control.FindMachine"   // name or id -> VaultMember
+	ActMachineAction = "control.MachineAction" // MachineActionInput -> ActionResult; waits for the end
+	ActVaultJoin     = "control.VaultJoin"     // VaultMember
+	ActVaultLeave    = "control.VaultLeave"    // machine id
+	ActAwaitAgent    = "control.AwaitAgent"    // AwaitAgentInput -> AgentInfo; heartbeats
+
+	ActChooseServer   = "replication.ChooseServer"   // ChooseServerInput -> Assignment
+	ActAssign         = "replication.Assign"         // AssignInput: tells the agent
+	ActUnassign       = "replication.Unassign"       // UnassignInput: agents of the machine stand by
+	ActFence          = "replication.Fence"          // FenceInput: raises the epoch in store and cache
+	ActListPoints     = "replication.ListPoints"     // machine id -> []replica.Point
+	ActChoosePoint    = "replication.ChoosePoint"    // ChoosePointInput -> replica.Point; holds it
+	ActReleasePoint   = "replication.ReleasePoint"   // ReleasePointInput
+	ActRemoveReplica  = "replication.RemoveReplica"  // FenceInput: deletes replica, points and cache objects
+	ActGrant          = "replication.Grant"          // host: GrantInput
+	ActRevoke         = "replication.Revoke"         // host: FenceInput
+	ActBase           = "replication.Base"           // host: BaseInput -> Transfer; heartbeats stream.Status
+	ActReplicate      = "replication.Replicate"      // host: ReplicateInput -> ReplicateResult; heartbeats stream.Status
+	ActFinalCut       = "replication.FinalCut"       // host: FenceInput -> replica.Point
+	ActRelease        = "replication.Release"        // host: FenceInput
+	ActHostListPoints = "replication.HostListPoints" // host: machine id -> []replica.Point (of that server's store)
+
+	ActInventory     = "vsphere.Inventory"     // VCenter -> InventoryResult
+	ActShutdownVM    = "vsphere.ShutdownVM"    // ShutdownInput -> ShutdownResult
+	ActPowerOnVM     = "vsphere.PowerOnVM"     // VMRef
+	ActAttachDisks   = "vsphere.AttachDisks"   // AttachInput: the original's disks to the master target
+	ActDetachDisks   = "vsphere.DetachDisks"   // AttachInput: keeps the files
+	ActVerifyVMReady = "vsphere.VerifyVMReady" // VMRef -> VM: powered on, as inventoried
+
+	ActCheckNetwork  = "target.CheckNetwork"  // CheckNetworkInput
+	ActCreateMachine = "target.CreateMachine" // CreateMachineInput -> TargetMachine; disks from the point; heartbeats; not started
+	ActStartMachine  = "target.StartMachine"  // TargetRef -> TargetMachine
+	ActCheckMachine  = "target.CheckMachine"  // TargetRef -> CheckResult
+	ActStopMachine   = "target.StopMachine"   // TargetRef
+	ActDeleteMachine = "target.DeleteMachine" // TargetRef: all that carries its tags
+
+	ActScript  = "action.Script"  // ScriptInput -> ActionOutput
+	ActWebhook = "action.Webhook" // WebhookInput -> ActionOutput
+	ActNotify  = "notify.Send"    // Notification
+)
+
+// MachineActionInput runs an action of a machine's entity and waits for its end.
+type MachineActionInput struct {
+	Machine ident.MachineID `json:"machine"`
+	Action  string          `json:"action"`
+	Request ActionRequest   `json:"request"` // RequestID must be set
+}
+
+// AwaitAgentInput waits until the machine's agent is enrolled and was heard of
+// after Since, on the given instance (empty: any).
+type AwaitAgentInput struct {
+	Machine  ident.MachineID `json:"machine"`
+	Instance string          `json:"instance,omitempty"`
+	Since    time.Time       `json:"since,omitempty"`
+}
+
+// AgentInfo is what is known of an agent.
+type AgentInfo struct {
+	Instance string    `json:"instance"`
+	Version  string    `json:"version"`
+	LastSeen time.Time `json:"lastSeen"`
+}
+
+// ChooseServerInput asks for a process server or master target.
+type ChooseServerInput struct {
+	Machine ident.MachineID `json:"machine"`
+	Role    ident.Role      `json:"role"`
+	Site    string          `json:"site,omitempty"`
+	// Avoid names servers that just failed; used only if there is no other.
+	Avoid []string `json:"avoid,omitempty"`
+}
+
+// AssignInput tells the machine's agent where to stream.
+type AssignInput struct {
+	Machine    ident.MachineID `json:"machine"`
+	Assignment Assignment      `json:"assignment"`
+	Disks      []VMDisk        `json:"disks"`
+}
+
+// UnassignInput makes all agents of the machine stand by.
+type UnassignInput struct {
+	Machine ident.MachineID `json:"machine"`
+	Reason  string          `json:"reason"`
+}
+
+// FenceInput names a machine and an epoch.
+type FenceInput struct {
+	Machine ident.MachineID `json:"machine"`
+	Epoch   ident.Epoch     `json:"epoch"`
+}
+
+// ChoosePointInput resolves a choice of recovery point and holds the point.
+type ChoosePointInput struct {
+	Machine ident.MachineID `json:"machine"`
+	Choice  PointChoice     `json:"choice"`
+	PointID ident.Seq       `json:"pointId,omitempty"`
+	Owner   string          `json:"owner"` // of the hold
+	Hold    Duration        `json:"hold"`
+}
+
+// ReleasePointInput ends a hold.
+type ReleasePointInput struct {
+	Machine ident.MachineID `json:"machine"`
+	Point   ident.Seq       `json:"point"`
+	Owner   string          `json:"owner"`
+}
+
+// GrantInput lets a machine stream to a server.
+type GrantInput struct {
+	Machine    ident.MachineID `json:"machine"`
+	Name       string          `json:"name"`
+	Assignment Assignment      `json:"assignment"`
+	Disks      []VMDisk        `json:"disks"`
+	Policy     Policy          `json:"policy"`
+	Target     Target          `json:"target"`
+	// Attached: a master target with the machine's disks attached.
+	Attached bool `json:"attached,omitempty"`
+}
+
+// BaseInput runs a base pass to its end: initial copy, resync, or the difference
+// of a reprotect or re-enable.
+type BaseInput struct {
+	GrantInput
+	Cause string `json:"cause"`
+	// NewGeneration begins a new one (resync); else it goes on with what is there.
+	NewGeneration bool `json:"newGeneration"`
+	Rescan        bool `json:"rescan,omitempty"`
+}
+
+// ReplicateInput watches a machine's delta replication.
+type ReplicateInput struct {
+	GrantInput
+	RPOThreshold Duration `json:"rpoThreshold"`
+	// Since is when this watch was asked for.
+	Workflow string `json:"workflow"` // the entity to signal events to
+}
+
+// ReplicateResult is how delta replication ended.
+type ReplicateResult struct {
+	Broken *stream.Broken `json:"broken,omitempty"` // the machine is marked for resync
+	Status stream.Status  `json:"status"`
+}
+
+// SignalReplicationEvent tells the entity of a threshold passed, with a
+// ReplicationEvent.
+const SignalReplicationEvent = "replication-event"
+
+// ReplicationEvent raises or clears a problem without ending replication.
+type ReplicationEvent struct {
+	Problem Problem `json:"problem"`
+	Cleared bool    `json:"cleared"` // the problem with this code is over
+}
+
+// SignalInventory tells the entity what discovery saw of its VM.
+const SignalInventory = "inventory"
+
+// InventoryResult is a full pass over a vCenter.
+type InventoryResult struct {
+	UUID string `json:"uuid"`
+	VMs  []VM   `json:"vms"`
+}
+
+// VMRef names a VM.
+type VMRef struct {
+	VCenter      string `json:"vcenter"` // name; the activity finds its address in the discovery's workflow
+	InstanceUUID string `json:"instanceUUID"`
+}
+
+// ShutdownInput shuts a VM down: guest shutdown with a limit, then power off if
+// Force. Freeze: the guest is frozen by a final cut, so power off at once.
+type ShutdownInput struct {
+	VMRef
+	Limit  Duration `json:"limit"`
+	Force  bool     `json:"force"`
+	Freeze bool     `json:"freeze"`
+}
+
+// ShutdownResult says how it went down.
+type ShutdownResult struct {
+	WasOn bool   `json:"wasOn"`
+	How   string `json:"how"` // "off already", "guest shutdown", "power off"
+}
+
+// AttachInput attaches the original VM's disks to a master target's VM, or
+// detaches them.
+type AttachInput struct {
+	Original VMRef `json:"original"`
+	// MasterTarget is the server's name; its VM carries the same name in vCenter.
+	MasterTarget string   `json:"masterTarget"`
+	Disks        []VMDisk `json:"disks"`
+}
+
+// CheckNetworkInput checks a target network before anything is started in it.
+type CheckNetworkInput struct {
+	Network  string `json:"network"`
+	Isolated bool   `json:"isolated"` // it must have no peering, gateway or route out
+}
+
+// CreateMachineInput makes a machine with disks from a recovery point. What an
+// earlier try made is found by its tags and used.
+type CreateMachineInput struct {
+	Machine ident.MachineID   `json:"machine"`
+	Name    string            `json:"name"` // of the machine to make
+	Run     string            `json:"run"`  // workflow id: makes tags unique
+	Point   replica.Point     `json:"point"`
+	Disks   []VMDisk          `json:"disks"`
+	CPUs    int32             `json:"cpus"`
+	Memory  int32             `json:"memoryMB"`
+	Target  Target            `json:"target"`
+	Network string            `json:"network"`
+	Test    bool              `json:"test"`
+	Tags    map[string]string `json:"tags,omitempty"`
+}
+
+// TargetRef names a target machine.
+type TargetRef struct {
+	Name string `json:"name"`
+	Run  string `json:"run"`
+}
+
+// CheckResult is the health check of a started machine.
+type CheckResult struct {
+	Ready    bool   `json:"ready"`
+	Evidence string `json:"evidence"`
+}
+
+// ScriptInput runs a plan's script.
+type ScriptInput struct {
+	Plan   string       `json:"plan"`
+	Run    string       `json:"run"`
+	Step   string       `json:"step"`
+	Kind   PlanKind     `json:"kind"`
+	Script ScriptAction `json:"script"`
+}
+
+// WebhookInput posts to a plan's webhook.
+type WebhookInput struct {
+	Plan    string        `json:"plan"`
+	Run     string        `json:"run"`
+	Step    string        `json:"step"`
+	Kind    PlanKind      `json:"kind"`
+	Webhook WebhookAction `json:"webhook"`
+}
+
+// ActionOutput is what an action printed (its end, at most 4 KiB) and came to.
+type ActionOutput struct {
+	Exit   int      `json:"exit"`
+	Output string   `json:"output"`
+	Took   Duration `json:"took"`
+}
+
+// Notification goes to mail and webhook.
+type Notification struct {
+	Subject string          `json:"subject"`
+	Problem Problem         `json:"problem"`
+	Machine ident.MachineID `json:"machine"`
+}

@@ -1,0 +1,377 @@
+// Package api is what workflows, activities, the CLI and the Temporal UI say to
+// each other: names, inputs, results, states. It is pure: no I/O, no clock, and
+// nothing of the Temporal SDK, so that workflows may import it.
+//
+// Everything here ends up in workflow histories. Fields are only added, names
+// never change, and nothing secret ever goes in.
+package api
+
+import (
+	"time"
+
+	"drover/datapath/ident"
+	"drover/datapath/replica"
+)
+
+// Workflow types. They stand in histories: never rename.
+const (
+	WorkflowMachine            = "ProtectedMachine"
+	WorkflowInitialReplication = "InitialReplication"
+	WorkflowResync             = "Resync"
+	WorkflowFailover           = "Failover"
+	WorkflowTestFailover       = "TestFailover"
+	WorkflowReprotect          = "Reprotect"
+	WorkflowFailback           = "Failback"
+	WorkflowReenable           = "ReenableReplication"
+	WorkflowRecoveryPlan       = "RecoveryPlan"
+	WorkflowDiscovery          = "Discovery"
+	WorkflowVault              = "Vault"
+	WorkflowListPoints         = "ListPoints"
+	WorkflowResyncWindow       = "ResyncWindow"
+)
+
+// Task queues. A process server or master target also has its own: HostQueue.
+const ControlQueue = "drover-control"
+
+// HostQueue is the task queue of one process server or master target.
+func HostQueue(server string) string { return "drover-host-" + server }
+
+// VaultID is the workflow id of the one vault of a namespace.
+const VaultID = "vault"
+
+// MachineWorkflowID is the workflow id of a machine's entity.
+func MachineWorkflowID(id ident.MachineID) string { return "machine-" + id.String() }
+
+// DiscoveryWorkflowID is the workflow id of a vCenter's discovery.
+func DiscoveryWorkflowID(vcenter string) string { return "discovery-" + vcenter }
+
+// Search attributes (all Keyword but DroverPoints, Int).
+const (
+	SearchState   = "DroverState"
+	SearchHealth  = "DroverHealth"
+	SearchPolicy  = "DroverPolicy"
+	SearchMachine = "DroverMachine" // the VM's name
+	SearchPlan    = "DroverPlan"
+)
+
+// State of a protected machine.
+type State string
+
+// The states, in the order of a machine's life.
+const (
+	StateEnabling           State = "Enabling"
+	StateInitialReplication State = "InitialReplication"
+	StateProtected          State = "Protected"
+	StateResyncRequired     State = "ResyncRequired"
+	StateResyncing          State = "Resyncing"
+	StatePaused             State = "Paused"
+	StateFailingOver        State = "FailingOver"
+	StateFailedOver         State = "FailedOver" // not committed
+	StateCommitted          State = "Committed"
+	StateReprotecting       State = "Reprotecting"
+	StateProtectedReverse   State = "ProtectedReverse"
+	StateFailingBack        State = "FailingBack"
+	StateFailedBack         State = "FailedBack"
+	StateDisabled           State = "Disabled"
+)
+
+// Health of a machine.
+type Health string
+
+// The healths, worst last.
+const (
+	Healthy  Health = "Healthy"
+	Warning  Health = "Warning"
+	Critical Health = "Critical"
+)
+
+// Problem is an entry of a machine's list of errors.
+type Problem struct {
+	Code      string    `json:"code"`      // stable, e.g. "DRV-3001"
+	Component string    `json:"component"` // e.g. "process server ps-1"
+	Cause     string    `json:"cause"`
+	Evidence  string    `json:"evidence,omitempty"`
+	Action    string    `json:"action"` // what the operator should do
+	Health    Health    `json:"health"`
+	Failover  bool      `json:"failoverPossible"`
+	Since     time.Time `json:"since"`
+}
+
+// Codes of problems and of application errors. docs/errors.md lists them all.
+const (
+	CodeNotInState       = "DRV-2001" // the action is not possible in this state
+	CodeBusy             = "DRV-2002" // another action is running on the machine
+	CodeInvalid          = "DRV-2003" // bad input
+	CodeNotFound         = "DRV-2004"
+	CodeNoAgent          = "DRV-2101" // no agent enrolled or heard of
+	CodeNoServer         = "DRV-2102" // no process server or master target to take the machine
+	CodeSessionLost      = "DRV-3001" // no session for longer than the policy allows
+	CodeReplicaDamaged   = "DRV-3002" // gap, corruption or unknown past
+	CodeDiskChanged      = "DRV-3003" // a disk was resized, replaced, added or removed
+	CodeForcedShutdown   = "DRV-3004"
+	CodeRPO              = "DRV-3101" // RPO over the threshold
+	CodeResyncFailed     = "DRV-3201"
+	CodeFenced           = "DRV-3301"
+	CodeNoPoint          = "DRV-4001" // no recovery point fits the choice
+	CodeNotIsolated      = "DRV-4002" // the test network has a way out
+	CodeSourceRunning    = "DRV-4003" // the source could not be shut down
+	CodeTarget           = "DRV-4101" // the target refused
+	CodeVCenter          = "DRV-4201"
+	CodeActionFailed     = "DRV-4301" // a plan's action failed
+	CodeApprovalTimedOut = "DRV-4302"
+	CodeInternal         = "DRV-9001"
+)
+
+// VM is a machine as vCenter shows it.
+type VM struct {
+	Machine      ident.MachineID `json:"machine"`
+	VCenter      string          `json:"vcenter"` // its name in Drover
+	VCenterUUID  string          `json:"vcenterUUID"`
+	InstanceUUID string          `json:"instanceUUID"` // of the VM
+	BIOSUUID     string          `json:"biosUUID"`     // what the guest sees as DMI product uuid
+	Name         string          `json:"name"`
+	GuestID      string          `json:"guestId"`
+	Firmware     string          `json:"firmware"`
+	CPUs         int32           `json:"cpus"`
+	MemoryMB     int32           `json:"memoryMB"`
+	PoweredOn    bool            `json:"poweredOn"`
+	Disks        []VMDisk        `json:"disks"`
+	NICs         []VMNIC         `json:"nics"`
+}
+
+// VMDisk is a disk of a VM.
+type VMDisk struct {
+	ID          ident.DiskID `json:"id"`
+	Label       string       `json:"label"` // e.g. "Hard disk 1"
+	BackingUUID string       `json:"backingUUID"`
+	File        string       `json:"file"` // datastore path
+	Size        int64        `json:"size"` // bytes
+}
+
+// VMNIC is a network card of a VM.
+type VMNIC struct {
+	Label   string `json:"label"`
+	MAC     string `json:"mac"`
+	Network string `json:"network"`
+}
+
+// Policy is a replication policy.
+type Policy struct {
+	Name string `json:"name"`
+	// RPOThreshold raises an event when passed; it does not influence replication.
+	RPOThreshold Duration `json:"rpoThreshold"`
+	// CutInterval is the cadence of crash-consistent points (5 s to 1 h).
+	CutInterval Duration `json:"cutInterval"`
+	// AppConsistentEvery is the cadence of app-consistent points; 0 is off, else 1 h to 12 h.
+	AppConsistentEvery Duration          `json:"appConsistentEvery"`
+	Retention          replica.Retention `json:"retention"`
+	Resync             ResyncPolicy      `json:"resync"`
+	// Failback is made from the rest when absent; see FailbackPolicy.
+	Failback *Policy `json:"failback,omitempty"`
+}
+
+// ResyncPolicy says when a machine is marked for resync and when resync runs.
+type ResyncPolicy struct {
+	// AfterDisconnect marks a machine that had no session for so long; 0 never.
+	AfterDisconnect Duration `json:"afterDisconnect"`
+	// Automatic runs it in the window; else by hand only.
+	Automatic bool   `json:"automatic"`
+	Window    Window `json:"window"`
+}
+
+// Window is a daily window of time.
+type Window struct {
+	TimeZone string   `json:"timeZone"` // IANA name
+	Start    string   `json:"start"`    // "22:00"
+	End      string   `json:"end"`      // "06:00", may be on the next day
+	Days     []string `json:"days"`     // "mon".."sun" on which it starts; empty is every day
+}
+
+// Target says what a machine becomes on the target side.
+type Target struct {
+	Size        string            `json:"size,omitempty"` // empty: the smallest that fits
+	Network     string            `json:"network"`
+	Subnet      string            `json:"subnet"`
+	TestNetwork string            `json:"testNetwork"`
+	Address     string            `json:"address,omitempty"` // static IP to keep
+	Tags        map[string]string `json:"tags,omitempty"`
+}
+
+// PointChoice selects the recovery point of a failover.
+type PointChoice string
+
+// The choices. A custom choice is a point's id in PointID.
+const (
+	PointLatest          PointChoice = "latest"           // process all data received first
+	PointLatestProcessed PointChoice = "latest-processed" // newest point that exists
+	PointLatestApp       PointChoice = "latest-app-consistent"
+	PointCustom          PointChoice = "custom"
+)
+
+// Names of the machine's updates; each is also a signal with the same argument.
+const (
+	ActionResync       = "resync"
+	ActionPause        = "pause"
+	ActionResume       = "resume"
+	ActionTestFailover = "test-failover"
+	ActionCleanup      = "cleanup-test-failover"
+	ActionFailover     = "failover"
+	ActionCommit       = "commit"
+	ActionReprotect    = "reprotect"
+	ActionFailback     = "failback"
+	ActionReenable     = "reenable"
+	ActionUnprotect    = "unprotect"
+	ActionSetPolicy    = "set-policy"
+)
+
+// MachineActions lists the actions, in the order of the help texts.
+var MachineActions = []string{
+	ActionResync, ActionPause, ActionResume, ActionTestFailover, ActionCleanup, ActionFailover,
+	ActionCommit, ActionReprotect, ActionFailback, ActionReenable, ActionUnprotect, ActionSetPolicy,
+}
+
+// QueryStatus is the query of every workflow of ours: MachineStatus, PlanStatus,
+// DiscoveryStatus or VaultStatus.
+const QueryStatus = "status"
+
+// ActionRequest is the argument of every machine action, by update or by signal.
+type ActionRequest struct {
+	// RequestID makes the request idempotent; empty takes the update's id.
+	RequestID string `json:"requestId,omitempty"`
+	By        string `json:"by,omitempty"`     // principal
+	Reason    string `json:"reason,omitempty"` // needed for a forced unplanned failover
+	// Failover and test failover.
+	Planned  bool        `json:"planned,omitempty"`
+	Point    PointChoice `json:"point,omitempty"`
+	PointID  ident.Seq   `json:"pointId,omitempty"`
+	Network  string      `json:"network,omitempty"`  // test failover: overrides Target.TestNetwork
+	PlanRun  string      `json:"planRun,omitempty"`  // the plan run that asks
+	Policy   *Policy     `json:"policy,omitempty"`   // set-policy
+	KeepData bool        `json:"keepData,omitempty"` // unprotect: keep replica and points
+}
+
+// ActionResult is what an action came to.
+type ActionResult struct {
+	Machine  ident.MachineID `json:"machine"`
+	Name     string          `json:"name"`
+	Action   string          `json:"action"`
+	State    State           `json:"state"` // afterwards
+	Message  string          `json:"message"`
+	Point    *replica.Point  `json:"point,omitempty"`
+	Target   *TargetMachine  `json:"target,omitempty"`
+	RPO      Duration        `json:"rpo,omitempty"` // failover: age of the point when the action was asked for
+	RTO      Duration        `json:"rto,omitempty"` // failover, failback: from the request to the checked machine
+	Transfer *Transfer       `json:"transfer,omitempty"`
+	// Loss is what an unplanned failover gave up: from the point's time to the
+	// newest moment the source was heard of.
+	Loss Duration `json:"loss,omitempty"`
+}
+
+// Transfer says what a base pass (initial replication, resync, reprotect,
+// re-enable) moved.
+type Transfer struct {
+	DiskBytes int64    `json:"diskBytes"`
+	DataBytes int64    `json:"dataBytes"` // block data sent
+	WireBytes int64    `json:"wireBytes"` // all bytes of the session, both ways
+	Took      Duration `json:"took"`
+	Cause     string   `json:"cause,omitempty"`
+}
+
+// TargetMachine is a machine on the target side.
+type TargetMachine struct {
+	Name     string            `json:"name"`
+	Instance string            `json:"instance"` // hardware uuid its guest sees
+	Network  string            `json:"network"`
+	Address  string            `json:"address"`
+	Size     string            `json:"size"`
+	Running  bool              `json:"running"`
+	Disks    []TargetDisk      `json:"disks"`
+	Tags     map[string]string `json:"tags"`
+}
+
+// TargetDisk is a disk of a TargetMachine.
+type TargetDisk struct {
+	ID          ident.DiskID `json:"id"`
+	Name        string       `json:"name"`
+	BackingUUID string       `json:"backingUUID"` // as the guest's agent finds it
+	Size        int64        `json:"size"`
+	Location    string       `json:"location"` // local target: the file
+}
+
+// MachineInput starts a machine's entity.
+type MachineInput struct {
+	VM     VM     `json:"vm"`
+	Policy Policy `json:"policy"`
+	Target Target `json:"target"`
+	Site   string `json:"site,omitempty"`
+	// Exclude lists disks (backing uuids or labels) not to protect.
+	Exclude []string `json:"exclude,omitempty"`
+	// Carry is the entity's own state across continue-as-new; empty at the start.
+	Carry *MachineCarry `json:"carry,omitempty"`
+}
+
+// MachineCarry is what a machine's entity remembers across continue-as-new.
+type MachineCarry struct {
+	Status  MachineStatus `json:"status"`
+	Counter int           `json:"counter"` // numbers the children
+	// Recent holds the results of the last requests by id, for idempotence.
+	Recent []RecentRequest `json:"recent,omitempty"`
+	Queue  []QueuedAction  `json:"queue,omitempty"`
+}
+
+// RecentRequest remembers what a request came to.
+type RecentRequest struct {
+	ID     string       `json:"id"`
+	Result ActionResult `json:"result"`
+	Error  string       `json:"error,omitempty"`
+	Code   string       `json:"code,omitempty"`
+}
+
+// QueuedAction is an accepted request that has not begun.
+type QueuedAction struct {
+	Action  string        `json:"action"`
+	Request ActionRequest `json:"request"`
+}
+
+// MachineStatus answers the machine's status query.
+type MachineStatus struct {
+	Machine    ident.MachineID `json:"machine"`
+	Name       string          `json:"name"`
+	State      State           `json:"state"`
+	Health     Health          `json:"health"`
+	Problems   []Problem       `json:"problems,omitempty"`
+	Doing      string          `json:"doing,omitempty"` // the running action and step
+	Possible   []string        `json:"possible"`        // actions possible now
+	VM         VM              `json:"vm"`
+	Policy     string          `json:"policy"`
+	Assignment Assignment      `json:"assignment"`
+	Target     *TargetMachine  `json:"target,omitempty"`
+	Test       *TestResult     `json:"test,omitempty"`
+	LastPoint  ident.Seq       `json:"lastPoint,omitempty"`
+	FailoverTo *replica.Point  `json:"failoverPoint,omitempty"`
+	Transfers  []Transfer      `json:"transfers,omitempty"` // the last 16 base passes
+	Since      time.Time       `json:"since"`               // in this state
+	Resyncs    int             `json:"resyncs"`
+	Failovers  int             `json:"failovers"`
+	PolicySpec Policy          `json:"policySpec"`
+	TargetSpec Target          `json:"targetSpec"`
+	Protected  []VMDisk        `json:"protected"`
+}
+
+// TestResult is the last test failover of a machine.
+type TestResult struct {
+	Started time.Time      `json:"started"`
+	Point   replica.Point  `json:"point"`
+	Machine *TargetMachine `json:"machine,omitempty"` // nil once cleaned up
+	Verdict string         `json:"verdict"`           // "passed", or what failed
+	Cleaned bool           `json:"cleaned"`
+}
+
+// Assignment says who replicates a machine where.
+type Assignment struct {
+	Epoch    ident.Epoch `json:"epoch"`
+	Server   string      `json:"server"`
+	Role     ident.Role  `json:"role"`
+	Address  string      `json:"address"`
+	Instance string      `json:"instance"`
+}

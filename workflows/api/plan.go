@@ -1,0 +1,140 @@
+package api
+
+import "time"
+
+// Plan is a recovery plan: groups in order, the machines of a group in parallel,
+// with actions before and after.
+type Plan struct {
+	Name   string       `json:"name"`
+	Before []PlanAction `json:"before,omitempty"` // around the whole
+	Groups []PlanGroup  `json:"groups"`
+	After  []PlanAction `json:"after,omitempty"`
+}
+
+// PlanGroup is a group of machines that recover together.
+type PlanGroup struct {
+	Name     string        `json:"name"`
+	Before   []PlanAction  `json:"before,omitempty"`
+	Machines []PlanMachine `json:"machines"`
+	After    []PlanAction  `json:"after,omitempty"`
+}
+
+// PlanMachine is a machine of a group, by the VM's name or machine id.
+type PlanMachine struct {
+	Name     string `json:"name"`
+	Optional bool   `json:"optional,omitempty"` // its failure does not stop the plan
+}
+
+// PlanAction is a script, webhook or manual pause; exactly one of the three.
+type PlanAction struct {
+	Name    string         `json:"name"`
+	Script  *ScriptAction  `json:"script,omitempty"`
+	Webhook *WebhookAction `json:"webhook,omitempty"`
+	Manual  *ManualAction  `json:"manual,omitempty"`
+	// On limits it to some kinds of run; empty is all of test, planned, unplanned
+	// and failback.
+	On []PlanKind `json:"on,omitempty"`
+	// Timeout of one try; default 5m (manual: 24h). Retries after the first try.
+	Timeout Duration `json:"timeout,omitempty"`
+	Retries int      `json:"retries,omitempty"`
+	// OnError: "stop" (default), "continue" or "ask".
+	OnError string `json:"onError,omitempty"`
+}
+
+// ScriptAction runs a program from the configuration server's script directory:
+// no shell, arguments as given.
+type ScriptAction struct {
+	File string   `json:"file"` // a plain name in the script directory
+	Args []string `json:"args,omitempty"`
+}
+
+// WebhookAction posts JSON to a URL of the configuration server's allow list.
+type WebhookAction struct {
+	URL string `json:"url"`
+}
+
+// ManualAction waits for a person.
+type ManualAction struct {
+	Instructions string `json:"instructions"`
+}
+
+// PlanKind is what a run of a plan does to its machines.
+type PlanKind string
+
+// The kinds of run. The actions (scripts, pauses) take part in the first three
+// and in failback.
+const (
+	PlanTest      PlanKind = "test"
+	PlanPlanned   PlanKind = "planned"
+	PlanUnplanned PlanKind = "unplanned"
+	PlanCleanup   PlanKind = "cleanup"
+	PlanCommit    PlanKind = "commit"
+	PlanReprotect PlanKind = "reprotect"
+	PlanFailback  PlanKind = "failback"
+	PlanReenable  PlanKind = "reenable"
+)
+
+// PlanRunInput starts a run of a plan. Plan names one kept in the vault.
+type PlanRunInput struct {
+	Plan    string      `json:"plan"`
+	Kind    PlanKind    `json:"kind"`
+	Point   PointChoice `json:"point,omitempty"`
+	Network string      `json:"network,omitempty"`
+	By      string      `json:"by,omitempty"`
+	Reason  string      `json:"reason,omitempty"`
+}
+
+// Names of a plan run's updates; each is also a signal with the same argument.
+const (
+	PlanApprove = "approve" // a manual step may go on
+	PlanReject  = "reject"  // a manual step fails
+	PlanRetry   = "retry"   // a failed step is tried again
+	PlanSkip    = "skip"    // a failed step is passed over
+	PlanCancel  = "cancel"  // the run stops after what is under way
+)
+
+// StepDecision is the argument of those updates and signals.
+type StepDecision struct {
+	Step string `json:"step,omitempty"` // empty: the one that waits
+	By   string `json:"by,omitempty"`
+	Note string `json:"note,omitempty"`
+}
+
+// StepState of a plan's step.
+type StepState string
+
+// The states of a step.
+const (
+	StepPending StepState = "pending"
+	StepRunning StepState = "running"
+	StepWaiting StepState = "waiting" // for a person
+	StepDone    StepState = "done"
+	StepFailed  StepState = "failed"
+	StepSkipped StepState = "skipped"
+)
+
+// PlanStep is one line of a run: an action or a machine.
+type PlanStep struct {
+	ID       string        `json:"id"` // e.g. "2/app-1", "2/before/check-db"
+	Group    string        `json:"group,omitempty"`
+	Kind     string        `json:"kind"` // script, webhook, manual, machine
+	Name     string        `json:"name"`
+	State    StepState     `json:"state"`
+	Started  time.Time     `json:"started,omitempty"`
+	Finished time.Time     `json:"finished,omitempty"`
+	Message  string        `json:"message,omitempty"` // error, instructions or output's end
+	Result   *ActionResult `json:"result,omitempty"`
+	By       string        `json:"by,omitempty"`
+}
+
+// PlanStatus answers the plan run's status query and is its result.
+type PlanStatus struct {
+	Plan     string     `json:"plan"`
+	Kind     PlanKind   `json:"kind"`
+	State    string     `json:"state"` // running, waiting, done, failed, cancelled
+	Steps    []PlanStep `json:"steps"`
+	Started  time.Time  `json:"started"`
+	Finished time.Time  `json:"finished,omitempty"`
+	RTO      Duration   `json:"rto,omitempty"`
+	Message  string     `json:"message,omitempty"`
+}
