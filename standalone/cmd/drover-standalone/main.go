@@ -1,0 +1,86 @@
+// Command drover-standalone runs Drover's control plane in one process on an
+// embedded Temporal server with its web UI: the whole of it (serve), or the
+// Temporal server alone (temporal).
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	_ "time/tzdata" // schedules with time zones on bare hosts
+
+	"github.com/spf13/cobra"
+	enumspb "go.temporal.io/api/enums/v1"
+
+	"drover/standalone/temporalserver"
+	"drover/workflows/api"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	logger := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	if err := root(logger).ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "drover-standalone:", err)
+		os.Exit(1)
+	}
+}
+
+func root(logger *slog.Logger) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "drover-standalone", SilenceUsage: true, SilenceErrors: true,
+		Short: "Drover's control plane in one process, on an embedded Temporal server",
+	}
+	cmd.AddCommand(temporalCommand(logger))
+	return cmd
+}
+
+func temporalCommand(logger *slog.Logger) *cobra.Command {
+	opts := temporalserver.Options{SearchAttributes: searchAttributes(), Logger: logger}
+	cmd := &cobra.Command{
+		Use:   "temporal",
+		Short: "Run the embedded Temporal server and its web UI alone",
+		Long: "Run the embedded Temporal server and its web UI alone, on an SQLite file.\n" +
+			"Both listen without log-in: keep them on loopback.",
+		Example: "  drover-standalone temporal --dir /var/lib/drover/temporal",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return serveTemporal(cmd.Context(), opts)
+		},
+	}
+	temporalFlags(cmd, &opts)
+	return cmd
+}
+
+func temporalFlags(cmd *cobra.Command, opts *temporalserver.Options) {
+	f := cmd.Flags()
+	f.StringVar(&opts.Dir, "dir", "temporal", "directory of the database")
+	f.StringVar(&opts.Listen, "listen", "127.0.0.1:7233", "address of the Temporal frontend")
+	f.StringVar(&opts.UI, "ui", "127.0.0.1:8233", "address of the web UI; empty runs none")
+	f.StringVar(&opts.Namespace, "namespace", "default", "namespace, made when absent")
+}
+
+// serveTemporal runs the server until the context ends.
+func serveTemporal(ctx context.Context, opts temporalserver.Options) error {
+	server, err := temporalserver.Start(ctx, opts)
+	if err != nil {
+		return err
+	}
+	opts.Logger.Info("Temporal is ready", "address", opts.Listen, "ui", "http://"+opts.UI, "namespace", opts.Namespace)
+	<-ctx.Done()
+	return errors.Join(server.Stop())
+}
+
+// searchAttributes are those by which the Temporal UI filters machines and plans.
+func searchAttributes() map[string]enumspb.IndexedValueType {
+	out := map[string]enumspb.IndexedValueType{}
+	for _, name := range []string{api.SearchState, api.SearchHealth, api.SearchPolicy, api.SearchMachine, api.SearchPlan} {
+		out[name] = enumspb.INDEXED_VALUE_TYPE_KEYWORD
+	}
+	return out
+}
