@@ -17,6 +17,7 @@ const (
 	ActMachineAction = "control.MachineAction" // MachineActionInput -> ActionResult; waits for the end
 	ActVaultJoin     = "control.VaultJoin"     // VaultMember
 	ActVaultLeave    = "control.VaultLeave"    // machine id
+	ActVaultStatus   = "control.VaultStatus"   // nothing -> VaultStatus; a vault not yet started is an empty one
 	ActAwaitAgent    = "control.AwaitAgent"    // AwaitAgentInput -> AgentInfo; heartbeats
 
 	ActChooseServer   = "replication.ChooseServer"   // ChooseServerInput -> Assignment

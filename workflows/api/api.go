@@ -105,6 +105,7 @@ const (
 	CodeNotFound         = "DRV-2004"
 	CodeNoAgent          = "DRV-2101" // no agent enrolled or heard of
 	CodeNoServer         = "DRV-2102" // no process server or master target to take the machine
+	CodeServerLost       = "DRV-2103" // a process server or master target does not answer
 	CodeSessionLost      = "DRV-3001" // no session for longer than the policy allows
 	CodeReplicaDamaged   = "DRV-3002" // gap, corruption or unknown past
 	CodeDiskChanged      = "DRV-3003" // a disk was resized, replaced, added or removed
@@ -248,6 +249,9 @@ type ActionRequest struct {
 	PlanRun  string      `json:"planRun,omitempty"`  // the plan run that asks
 	Policy   *Policy     `json:"policy,omitempty"`   // set-policy
 	KeepData bool        `json:"keepData,omitempty"` // unprotect: keep replica and points
+	// OnlyIfRequired makes a resync do nothing unless the machine is marked for it
+	// (the resync window asks so).
+	OnlyIfRequired bool `json:"onlyIfRequired,omitempty"`
 }
 
 // ActionResult is what an action came to.
@@ -317,6 +321,15 @@ type MachineCarry struct {
 	// Recent holds the results of the last requests by id, for idempotence.
 	Recent []RecentRequest `json:"recent,omitempty"`
 	Queue  []QueuedAction  `json:"queue,omitempty"`
+	// Version of this record; see workflows/machine/version.go.
+	Version int `json:"version"`
+	// Joined: the vault knows the machine.
+	Joined bool `json:"joined,omitempty"`
+	// Assigned is the epoch the machine's agent was last told; lower than the
+	// assignment's while the machine is not connected.
+	Assigned ident.Epoch `json:"assigned,omitempty"`
+	// LastSeen is when the source was last known to stream.
+	LastSeen time.Time `json:"lastSeen,omitempty"`
 }
 
 // RecentRequest remembers what a request came to.
@@ -331,6 +344,15 @@ type RecentRequest struct {
 type QueuedAction struct {
 	Action  string        `json:"action"`
 	Request ActionRequest `json:"request"`
+	Asked   time.Time     `json:"asked,omitempty"`
+}
+
+// Refusal is a request by signal that was refused; updates get the error itself.
+type Refusal struct {
+	Action string    `json:"action"`
+	Code   string    `json:"code"`
+	Reason string    `json:"reason"`
+	At     time.Time `json:"at"`
 }
 
 // MachineStatus answers the machine's status query.
@@ -340,12 +362,15 @@ type MachineStatus struct {
 	State      State           `json:"state"`
 	Health     Health          `json:"health"`
 	Problems   []Problem       `json:"problems,omitempty"`
-	Doing      string          `json:"doing,omitempty"` // the running action and step
-	Possible   []string        `json:"possible"`        // actions possible now
+	Doing      string          `json:"doing,omitempty"`   // the running action and step
+	Child      string          `json:"child,omitempty"`   // workflow id of the runbook under way
+	Refused    *Refusal        `json:"refused,omitempty"` // the last request by signal that was refused
+	Possible   []string        `json:"possible"`          // actions possible now
 	VM         VM              `json:"vm"`
 	Policy     string          `json:"policy"`
 	Assignment Assignment      `json:"assignment"`
 	Target     *TargetMachine  `json:"target,omitempty"`
+	TargetRun  string          `json:"targetRun,omitempty"` // the failover's workflow id: the target's tags and the point's hold carry it
 	Test       *TestResult     `json:"test,omitempty"`
 	LastPoint  ident.Seq       `json:"lastPoint,omitempty"`
 	FailoverTo *replica.Point  `json:"failoverPoint,omitempty"`
@@ -365,6 +390,7 @@ type TestResult struct {
 	Machine *TargetMachine `json:"machine,omitempty"` // nil once cleaned up
 	Verdict string         `json:"verdict"`           // "passed", or what failed
 	Cleaned bool           `json:"cleaned"`
+	Run     string         `json:"run"` // the test's workflow id
 }
 
 // Assignment says who replicates a machine where.

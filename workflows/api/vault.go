@@ -95,10 +95,25 @@ type DiscoveryStatus struct {
 	LastPass time.Time `json:"lastPass"`
 	Error    string    `json:"error,omitempty"`
 	VMs      []VM      `json:"vms"`
+	Passes   int       `json:"passes"` // since the workflow was first started
 }
 
 // PointsInput asks for a machine's recovery points; the workflow ListPoints
 // answers with []replica.Point, oldest first.
 type PointsInput struct {
 	Machine ident.MachineID `json:"machine"`
+	// Server asks a process server or master target for the points of its own
+	// store (a machine that replicates in reverse); empty: the vault's store.
+	Server string `json:"server,omitempty"`
+}
+
+// ResyncWindowInput says for which policy the window opens; see WorkflowResyncWindow.
+type ResyncWindowInput struct {
+	Policy string `json:"policy"`
+}
+
+// ResyncWindowResult lists the machines that were asked to resync if marked.
+type ResyncWindowResult struct {
+	Asked   []VaultMember `json:"asked"`
+	Message string        `json:"message"`
 }
