@@ -1,0 +1,74 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+)
+
+// writeConfigs writes the configuration files that an operator would write.
+func (l *Lab) writeConfigs() error {
+	a := l.addresses
+	temporal := fmt.Sprintf("temporal: {address: %q, namespace: default}\n", l.TemporalAddress)
+	return errors.Join(
+		l.write("etc/config-server.yaml", fmt.Sprintf(`name: cs-1
+state: ../config-server
+listen: %q
+advertise: [127.0.0.1]
+metrics: %q
+%sstore: {file: ../seed}
+cache: {directory: ../cache}
+target: {local: {directory: ../target}}
+scripts: ../scripts
+secrets: ../secrets
+`, a["config-server"], a["config-server-metrics"], temporal)),
+		l.write("etc/process-server.yaml", l.serverConfig(ProcessServerName, "process-server", "seed", "cache", temporal, "")),
+		l.write("etc/master-target.yaml", l.serverConfig(MasterTargetName, "master-target", "retention", "retention-cache", temporal,
+			"diskById: ../vcenter/by-uuid/"+MasterTargetName+"\n")),
+		l.write("etc/vcenter.yaml", l.vcenterSpec()),
+		l.write("secrets/vcenter", "user: drover\npassword: "+vcenterPassword+"\n"),
+		l.write("target/networks.yaml", fmt.Sprintf(`networks:
+  - name: %s
+    subnets: [{name: %s, cidr: 10.20.0.0/24}]
+    gateways: [internet]
+  - name: %s
+    isolated: true
+    subnets: [{name: %s, cidr: 10.99.0.0/24}]
+`, Network, Subnet, TestNetwork, Subnet)),
+	)
+}
+
+const vcenterPassword = "correct horse battery staple"
+
+func (l *Lab) serverConfig(name, role, store, cache, temporal, more string) string {
+	return fmt.Sprintf(`name: %s
+role: %s
+state: ../%s
+listen: %q
+advertise: %q
+metrics: %q
+configServer: "https://%s"
+tokenFile: ../secrets/%s.token
+%sstore: {file: ../%s}
+cache: {directory: ../%s}
+spool: {limit: 2GiB}
+%s`, name, role, role, l.addresses[role], l.addresses[role], l.addresses[role+"-metrics"], l.addresses["config-server"],
+		name, temporal, store, cache, more)
+}
+
+func (l *Lab) vcenterSpec() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "user: drover\npassword: %q\nmasterTarget: {name: %s}\nvms:\n", vcenterPassword, MasterTargetName)
+	for _, vm := range l.VMs {
+		fmt.Fprintf(&b, "  - name: %s\n    cpus: 2\n    memoryMB: 2048\n    disks:\n", vm.Name)
+		for _, d := range vm.Disks {
+			fmt.Fprintf(&b, "      - %d\n", d.Size)
+		}
+	}
+	return b.String()
+}
+
+func (l *Lab) write(name, content string) error {
+	return os.WriteFile(l.Path(name), []byte(content), 0o600)
+}
