@@ -55,6 +55,16 @@ const (
 	ActNotify  = "notify.Send"    // Notification
 )
 
+// RunsOnHost reports whether the activity runs on the queue of a process server
+// or master target.
+func RunsOnHost(activity string) bool {
+	switch activity {
+	case ActGrant, ActRevoke, ActBase, ActReplicate, ActFinalCut, ActRelease, ActHostListPoints:
+		return true
+	}
+	return false
+}
+
 // MachineActionInput runs an action of a machine's entity and waits for its end.
 type MachineActionInput struct {
 	Machine ident.MachineID `json:"machine"`

@@ -1,0 +1,80 @@
+package call
+
+import (
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"drover/datapath/ident"
+	"drover/workflows/api"
+)
+
+// LookupPlan reads a plan kept in the vault.
+func LookupPlan(ctx workflow.Context, name string) (api.Plan, error) {
+	return run[api.Plan](ctx, api.ActLookupPlan, control(), name)
+}
+
+// FindMachine finds a machine under protection by its name or id.
+func FindMachine(ctx workflow.Context, nameOrID string) (api.VaultMember, error) {
+	return run[api.VaultMember](ctx, api.ActFindMachine, control(), nameOrID)
+}
+
+// VaultStatus reads the vault.
+func VaultStatus(ctx workflow.Context) (api.VaultStatus, error) {
+	var out api.VaultStatus
+	ctx = workflow.WithActivityOptions(ctx, control())
+	err := workflow.ExecuteActivity(ctx, api.ActVaultStatus).Get(ctx, &out)
+	return out, err
+}
+
+// VaultJoin enters a machine in the vault.
+func VaultJoin(ctx workflow.Context, m api.VaultMember) error {
+	return do(ctx, api.ActVaultJoin, control(), m)
+}
+
+// VaultLeave takes a machine out of the vault.
+func VaultLeave(ctx workflow.Context, machine ident.MachineID) error {
+	return do(ctx, api.ActVaultLeave, control(), machine)
+}
+
+// MachineAction runs an action of a machine's entity and waits for its end. Only
+// the waiting is repeated, never the action: the request id makes sure, and any
+// answer of the machine, whatever its code, is final.
+func MachineAction(ctx workflow.Context, in api.MachineActionInput) (api.ActionResult, error) {
+	o := control()
+	o.StartToCloseTimeout = actionOfMachine
+	o.HeartbeatTimeout = controlBeat
+	o.RetryPolicy = retry(backOffFirst, backOffMost, actionReconnects)
+	o.RetryPolicy.NonRetryableErrorTypes = api.Codes()
+	return run[api.ActionResult](ctx, api.ActMachineAction, o, in)
+}
+
+// AwaitAgent waits, at most for the limit, until the machine's agent was heard
+// of. The activity heartbeats and can be cancelled at any time.
+func AwaitAgent(ctx workflow.Context, in api.AwaitAgentInput, limit time.Duration) (api.AgentInfo, error) {
+	o := control()
+	o.StartToCloseTimeout = limit
+	o.ScheduleToCloseTimeout = limit
+	o.HeartbeatTimeout = controlBeat
+	o.WaitForCancellation = false // it only looks
+	o.RetryPolicy = retry(backOffFirst, backOffMost, actionReconnects)
+	return run[api.AgentInfo](ctx, api.ActAwaitAgent, o, in)
+}
+
+// Script runs a plan's script. A try that ran out of time is tried again only
+// when the plan says so.
+func Script(ctx workflow.Context, in api.ScriptInput, timeout time.Duration, retries int) (api.ActionOutput, error) {
+	return run[api.ActionOutput](ctx, api.ActScript, planAction(timeout, retries), in)
+}
+
+// Webhook posts to a plan's webhook, under the same rules as Script.
+func Webhook(ctx workflow.Context, in api.WebhookInput, timeout time.Duration, retries int) (api.ActionOutput, error) {
+	return run[api.ActionOutput](ctx, api.ActWebhook, planAction(timeout, retries), in)
+}
+
+func planAction(timeout time.Duration, retries int) workflow.ActivityOptions {
+	o := control()
+	o.StartToCloseTimeout = timeout
+	o.RetryPolicy = retry(backOffFirst, backOffMost, int32(retries)+1)
+	return o
+}

@@ -1,0 +1,113 @@
+package call
+
+import (
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"drover/datapath/ident"
+	"drover/datapath/replica"
+	"drover/workflows/api"
+)
+
+// ChooseServer picks a process server or master target, and waits, at most for
+// the limit, while there is none.
+func ChooseServer(ctx workflow.Context, in api.ChooseServerInput, limit time.Duration) (api.Assignment, error) {
+	o := control()
+	o.ScheduleToCloseTimeout = limit
+	o.WaitForCancellation = false // it changes nothing
+	o.RetryPolicy = retry(backOffFirst, backOffMost, 0)
+	return run[api.Assignment](ctx, api.ActChooseServer, o, in)
+}
+
+// Assign tells the machine's agent where to stream.
+func Assign(ctx workflow.Context, in api.AssignInput) error {
+	return do(ctx, api.ActAssign, control(), in)
+}
+
+// Unassign makes all agents of the machine stand by.
+func Unassign(ctx workflow.Context, in api.UnassignInput) error {
+	return do(ctx, api.ActUnassign, control(), in)
+}
+
+// Fence raises the machine's epoch in store and cache: older writers are refused
+// from then on.
+func Fence(ctx workflow.Context, in api.FenceInput) error {
+	return do(ctx, api.ActFence, control(), in)
+}
+
+// ListPoints lists the machine's recovery points in the vault's store.
+func ListPoints(ctx workflow.Context, machine ident.MachineID) ([]replica.Point, error) {
+	return run[[]replica.Point](ctx, api.ActListPoints, control(), machine)
+}
+
+// HostListPoints lists the recovery points in a server's own store.
+func HostListPoints(ctx workflow.Context, server string, machine ident.MachineID) ([]replica.Point, error) {
+	return run[[]replica.Point](ctx, api.ActHostListPoints, host(server), machine)
+}
+
+// ChoosePoint resolves a choice of recovery point and holds the point.
+func ChoosePoint(ctx workflow.Context, in api.ChoosePointInput) (replica.Point, error) {
+	return run[replica.Point](ctx, api.ActChoosePoint, control(), in)
+}
+
+// ReleasePoint ends a hold.
+func ReleasePoint(ctx workflow.Context, in api.ReleasePointInput) error {
+	return do(ctx, api.ActReleasePoint, control(), in)
+}
+
+// RemoveReplica deletes replica, points and cache objects. Large replicas take
+// minutes to delete.
+func RemoveReplica(ctx workflow.Context, in api.FenceInput) error {
+	o := control()
+	o.StartToCloseTimeout = targetTimeout
+	return do(ctx, api.ActRemoveReplica, o, in)
+}
+
+// Grant lets the machine stream to the server named in the assignment.
+func Grant(ctx workflow.Context, in api.GrantInput) error {
+	return do(ctx, api.ActGrant, host(in.Assignment.Server), in)
+}
+
+// Revoke ends the machine's session on the server, finishes what was acknowledged
+// and closes the replica; at most for the limit in all.
+func Revoke(ctx workflow.Context, server string, in api.FenceInput, limit time.Duration) error {
+	o := host(server)
+	o.ScheduleToCloseTimeout = limit
+	return do(ctx, api.ActRevoke, o, in)
+}
+
+// Base runs a base pass to its end on the server. It goes on from where it was
+// when tried again, so many tries do no harm; a server that is gone is noticed
+// by its heartbeat and then by the task that nobody takes.
+func Base(ctx workflow.Context, in api.BaseInput) (api.Transfer, error) {
+	o := host(in.Assignment.Server)
+	o.StartToCloseTimeout = baseLongest
+	o.HeartbeatTimeout = beat
+	o.RetryPolicy = retry(backOffFirst, backOffMost, baseAttempts)
+	return run[api.Transfer](ctx, api.ActBase, o, in)
+}
+
+// Replicate starts the watch of a machine's delta replication. Cancelling it ends
+// the watch, not the stream. Few tries: after them the machine is to move.
+func Replicate(ctx workflow.Context, in api.ReplicateInput) workflow.Future {
+	o := host(in.Assignment.Server)
+	o.StartToCloseTimeout = streamLongest
+	o.HeartbeatTimeout = beat
+	o.RetryPolicy = retry(backOffFirst, backOffMost, streamAttempts)
+	return workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, o), api.ActReplicate, in)
+}
+
+// FinalCut makes the last recovery point; the source stays frozen until Release,
+// so the tries are few.
+func FinalCut(ctx workflow.Context, server string, in api.FenceInput) (replica.Point, error) {
+	o := host(server)
+	o.StartToCloseTimeout = cutTimeout
+	o.RetryPolicy = retry(backOffFirst, backOffMost, cutAttempts)
+	return run[replica.Point](ctx, api.ActFinalCut, o, in)
+}
+
+// Release thaws a source that a final cut left frozen.
+func Release(ctx workflow.Context, server string, in api.FenceInput) error {
+	return do(ctx, api.ActRelease, host(server), in)
+}

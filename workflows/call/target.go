@@ -1,0 +1,74 @@
+package call
+
+import (
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"drover/workflows/api"
+	"drover/workflows/fault"
+)
+
+// target: an operation on the target side. Clouds throttle and are busy for minutes.
+func target() workflow.ActivityOptions {
+	o := control()
+	o.StartToCloseTimeout = targetTimeout
+	o.RetryPolicy = retry(backOffFirst, backOffMost, targetAttempts)
+	return o
+}
+
+// CheckNetwork checks a target network before anything is made in it.
+func CheckNetwork(ctx workflow.Context, in api.CheckNetworkInput) error {
+	return do(ctx, api.ActCheckNetwork, target(), in)
+}
+
+// CreateMachine makes a machine with disks from a recovery point, not started.
+// What an earlier try made is found by its tags.
+func CreateMachine(ctx workflow.Context, in api.CreateMachineInput) (api.TargetMachine, error) {
+	o := target()
+	o.StartToCloseTimeout = createTimeout
+	o.HeartbeatTimeout = controlBeat
+	o.RetryPolicy = retry(backOffFirst, backOffMost, createAttempts)
+	return run[api.TargetMachine](ctx, api.ActCreateMachine, o, in)
+}
+
+// StartMachine starts a target machine.
+func StartMachine(ctx workflow.Context, in api.TargetRef) (api.TargetMachine, error) {
+	return run[api.TargetMachine](ctx, api.ActStartMachine, target(), in)
+}
+
+// StopMachine stops a target machine.
+func StopMachine(ctx workflow.Context, in api.TargetRef) error {
+	return do(ctx, api.ActStopMachine, target(), in)
+}
+
+// DeleteMachine deletes all that carries the machine's tags.
+func DeleteMachine(ctx workflow.Context, in api.TargetRef) error {
+	return do(ctx, api.ActDeleteMachine, target(), in)
+}
+
+// A started machine gets this long to pass its health check.
+const (
+	checkLimit = 10 * time.Minute
+	checkEvery = 10 * time.Second
+)
+
+// CheckMachine waits until a started machine passes its health check, and fails
+// with api.CodeTarget and the evidence when it does not in time.
+func CheckMachine(ctx workflow.Context, in api.TargetRef) error {
+	until := workflow.Now(ctx).Add(checkLimit)
+	for {
+		r, err := run[api.CheckResult](ctx, api.ActCheckMachine, target(), in)
+		switch {
+		case err != nil:
+			return err
+		case r.Ready:
+			return nil
+		case workflow.Now(ctx).Add(checkEvery).After(until):
+			return fault.New(api.CodeTarget, "machine %s does not pass its health check after %s: %s; look at its console", in.Name, checkLimit, r.Evidence)
+		}
+		if err := workflow.Sleep(ctx, checkEvery); err != nil {
+			return err
+		}
+	}
+}
