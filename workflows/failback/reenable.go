@@ -1,0 +1,96 @@
+package failback
+
+import (
+	"go.temporal.io/sdk/workflow"
+
+	"drover/datapath/ident"
+	"drover/workflows/api"
+	"drover/workflows/call"
+	"drover/workflows/fault"
+	"drover/workflows/runbook"
+)
+
+// ReenableParams stand in histories.
+type ReenableParams struct {
+	VM        api.VM             `json:"vm"`
+	Target    *api.TargetMachine `json:"target,omitempty"` // what is left of the failover, to be deleted
+	TargetRun string             `json:"targetRun,omitempty"`
+	NewEpoch  ident.Epoch        `json:"newEpoch"`
+	Site      string             `json:"site,omitempty"`
+	// Grant and Assign are complete but for the assignment, which this run makes.
+	Grant  api.GrantInput  `json:"grant"`
+	Assign api.AssignInput `json:"assign"`
+}
+
+type reenable struct {
+	ReenableParams
+	out Moved
+}
+
+// Reenable lets the original machine replicate again as before the failover. The
+// seed disks are still there, so only the difference moves.
+func Reenable(ctx workflow.Context, p ReenableParams) (Moved, error) {
+	if p.VM.BIOSUUID == "" || len(p.Grant.Disks) == 0 {
+		return Moved{}, fault.New(api.CodeInvalid, "re-enable of %s: its hardware uuid or disks are missing", p.VM.Name)
+	}
+	r := &reenable{ReenableParams: p}
+	err := runbook.Run(ctx, "re-enable replication of "+p.VM.Name, []runbook.Step{
+		{Name: "wait for the agent on the original", Do: r.await},
+		{Name: "choose a process server", Do: r.choose},
+		{Name: "let the machine stream to the process server", Do: r.grant, Undo: r.revoke},
+		{Name: "tell the agent where to stream", Do: r.assign, Undo: r.unassign},
+		{Name: "compare and copy the difference", Do: r.base},
+		{Name: "delete the target machine", Do: r.clean},
+	})
+	return r.out, err
+}
+
+func (r *reenable) await(ctx workflow.Context) error {
+	_, err := call.AwaitAgent(ctx, api.AwaitAgentInput{Machine: r.VM.Machine, Instance: r.VM.BIOSUUID}, agentLimit)
+	return noAgent(err, "the original machine "+r.VM.Name)
+}
+
+func (r *reenable) choose(ctx workflow.Context) error {
+	a, err := call.ChooseServer(ctx, api.ChooseServerInput{
+		Machine: r.VM.Machine, Role: ident.RoleProcessServer, Site: r.Site,
+	}, serverLimit)
+	if err != nil {
+		return err
+	}
+	a.Role, a.Epoch, a.Instance = ident.RoleProcessServer, r.NewEpoch, r.VM.BIOSUUID
+	r.out.Assignment = a
+	r.Grant.Assignment, r.Grant.Attached = a, false
+	r.Assign.Assignment = a
+	return nil
+}
+
+func (r *reenable) grant(ctx workflow.Context) error { return call.Grant(ctx, r.Grant) }
+
+func (r *reenable) revoke(ctx workflow.Context) error {
+	return call.Revoke(ctx, r.out.Assignment.Server, api.FenceInput{Machine: r.VM.Machine, Epoch: r.NewEpoch}, revokeLimit)
+}
+
+func (r *reenable) assign(ctx workflow.Context) error { return call.Assign(ctx, r.Assign) }
+
+func (r *reenable) unassign(ctx workflow.Context) error {
+	return call.Unassign(ctx, api.UnassignInput{Machine: r.VM.Machine, Reason: "re-enable failed"})
+}
+
+func (r *reenable) base(ctx workflow.Context) (err error) {
+	r.out.Transfer, err = call.Base(ctx, api.BaseInput{GrantInput: r.Grant, Cause: "re-enable", NewGeneration: true})
+	r.out.Transfer.Cause = "re-enable"
+	return err
+}
+
+// clean does not undo a replication that works for the sake of a leftover: the
+// machine says what to delete by hand.
+func (r *reenable) clean(ctx workflow.Context) error {
+	if r.Target == nil {
+		return nil
+	}
+	err := call.DeleteMachine(ctx, api.TargetRef{Name: r.Target.Name, Run: r.TargetRun})
+	if err != nil {
+		r.out.Warnings = append(r.out.Warnings, "target machine "+r.Target.Name+" could not be deleted, delete it by hand: "+fault.Message(err))
+	}
+	return nil
+}
