@@ -12,7 +12,7 @@
 //	Begin, Data|Zero..., End ->                      (one change set)
 //	                         <-   Ack (spooled), Ack (stored)
 //	                         <-   Command            (at any time: cut now, stop)
-//	Ping                     <->  Pong
+//	Ping                     <->  Pong               (Receive answers a Ping itself)
 //
 // The first bad frame ends the session. Nothing is resumed inside a change set:
 // a set that was not ended does not exist.
@@ -46,7 +46,15 @@ const (
 )
 
 // Message is one of the structs below.
-type Message interface{ kind() Kind }
+type Message interface {
+	// Validate checks every field that can be judged without knowing the session;
+	// Send and Receive call it.
+	Validate() error
+
+	kind() Kind
+	marshal(*encoder)
+	unmarshal(*decoder)
+}
 
 // Hello opens a session.
 type Hello struct {

@@ -1,0 +1,253 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+
+	"drover/datapath/changeset"
+	"drover/datapath/checksum"
+	"drover/datapath/ident"
+)
+
+// Limits and sizes of fields; FORMAT.md has the layouts.
+const (
+	sector         = 512
+	positionBytes  = 8 + 8 + 32
+	diskBytes      = 16 + 8 + 8
+	maxShortText   = 128 // bytes of a version, an instance or a key's name
+	maxNote        = 200
+	MaxOutstanding = 256 // positions in Hello.Outstanding
+)
+
+func (m *Hello) marshal(e *encoder) {
+	e.raw(m.Machine[:])
+	e.u64(uint64(m.Epoch))
+	e.time(m.SourceTime)
+	e.position(m.Known)
+	e.text(m.AgentVersion)
+	e.text(m.Instance)
+	e.disks(m.Disks)
+	e.u16(uint16(len(m.Outstanding)))
+	for _, p := range m.Outstanding {
+		e.position(p)
+	}
+}
+
+func (m *Hello) unmarshal(d *decoder) {
+	copy(m.Machine[:], d.take(len(m.Machine)))
+	m.Epoch = ident.Epoch(d.u64())
+	m.SourceTime = d.time()
+	m.Known = d.position()
+	m.AgentVersion = d.text(maxShortText)
+	m.Instance = d.text(maxShortText)
+	m.Disks = d.disks()
+	n := int(d.u16())
+	if n > MaxOutstanding || n*positionBytes > len(d.b) {
+		d.fail("%d outstanding positions in %d bytes, at most %d", n, len(d.b), MaxOutstanding)
+		return
+	}
+	for range n {
+		m.Outstanding = append(m.Outstanding, d.position())
+	}
+}
+
+// Validate checks the fields.
+func (m *Hello) Validate() error {
+	if m.Machine.IsZero() || m.Epoch == 0 {
+		return errors.New("no machine or no epoch")
+	}
+	if len(m.Outstanding) > MaxOutstanding {
+		return fmt.Errorf("%d outstanding positions, at most %d", len(m.Outstanding), MaxOutstanding)
+	}
+	return errors.Join(validTime("source time", m.SourceTime), validText("agent version", m.AgentVersion, maxShortText),
+		validText("instance", m.Instance, maxShortText), validDisks(m.Disks))
+}
+
+func (m *Welcome) marshal(e *encoder) {
+	e.u64(m.Nonce)
+	e.u32(m.Generation)
+	e.u8(uint8(m.Mode))
+	e.position(m.Position)
+	e.time(m.ServerTime)
+	e.i64(int64(m.CutInterval))
+	e.i64(m.BaseSetBytes)
+	e.text(m.KeyID)
+	e.disks(m.Disks)
+}
+
+func (m *Welcome) unmarshal(d *decoder) {
+	m.Nonce = d.u64()
+	m.Generation = d.u32()
+	m.Mode = Mode(d.u8())
+	m.Position = d.position()
+	m.ServerTime = d.time()
+	m.CutInterval = d.duration()
+	m.BaseSetBytes = d.i64()
+	m.KeyID = d.text(maxShortText)
+	m.Disks = d.disks()
+}
+
+// Validate checks the fields.
+func (m *Welcome) Validate() error {
+	switch {
+	case m.Nonce == 0:
+		return errors.New("nonce 0")
+	case m.Mode < ModeCopy || m.Mode > ModeDelta:
+		return fmt.Errorf("unknown mode %d", m.Mode)
+	case m.CutInterval <= 0:
+		return fmt.Errorf("cut interval %s", m.CutInterval)
+	case m.BaseSetBytes <= 0 || m.BaseSetBytes > changeset.MaxBytes:
+		return fmt.Errorf("base sets of %d bytes, want 1 to %d", m.BaseSetBytes, changeset.MaxBytes)
+	}
+	return errors.Join(validTime("server time", m.ServerTime), validText("key id", m.KeyID, maxShortText), validDisks(m.Disks))
+}
+
+func (m *Refuse) marshal(e *encoder) {
+	e.u16(uint16(m.Code))
+	e.i64(int64(m.RetryAfter))
+	e.text(m.Detail)
+}
+
+func (m *Refuse) unmarshal(d *decoder) {
+	m.Code = Code(d.u16())
+	m.RetryAfter = d.duration()
+	m.Detail = d.text(MaxText)
+}
+
+// Validate checks the fields.
+func (m *Refuse) Validate() error {
+	if m.Code == 0 || m.RetryAfter < 0 {
+		return fmt.Errorf("refusal with code %d, retry after %s", m.Code, m.RetryAfter)
+	}
+	return validText("detail", m.Detail, MaxText)
+}
+
+func (m *Begin) marshal(e *encoder) {
+	e.u64(uint64(m.Seq))
+	e.raw(m.Prev[:])
+	e.u8(uint8(m.Kind))
+}
+
+func (m *Begin) unmarshal(d *decoder) {
+	m.Seq = ident.Seq(d.u64())
+	m.Prev = d.digest()
+	m.Kind = changeset.Kind(d.u8())
+}
+
+// Validate checks the fields.
+func (m *Begin) Validate() error {
+	if m.Seq == 0 || (m.Kind != changeset.Base && m.Kind != changeset.Delta) {
+		return fmt.Errorf("sequence %d, kind %d", m.Seq, m.Kind)
+	}
+	return nil
+}
+
+func (m *Data) marshal(e *encoder) {
+	e.u32(uint32(m.Disk))
+	e.i64(m.Offset)
+	e.u32(uint32(m.Length))
+	e.u32(uint32(len(m.Sums)))
+	e.sums(m.Sums)
+	e.tail = m.Data
+}
+
+func (m *Data) unmarshal(d *decoder) {
+	m.Disk = d.index()
+	m.Offset = d.i64()
+	m.Length = int64(d.u32())
+	n := d.index()
+	if n > maxExtentSums {
+		d.fail("%d sums, at most %d", n, maxExtentSums)
+		return
+	}
+	m.Zero = false
+	m.Sums = d.sums(m.Sums, n)
+	m.Data = d.rest()
+}
+
+const maxExtentSums = changeset.MaxExtentBytes / checksum.BlockSize
+
+// Validate checks the fields; the sums themselves are checked by the receiver,
+// who knows the disk's seed.
+func (m *Data) Validate() error {
+	if err := validRange(m.Disk, m.Offset, m.Length, changeset.MaxExtentBytes); err != nil {
+		return err
+	}
+	switch {
+	case m.Zero:
+		return errors.New("range of zeros sent as data")
+	case int64(len(m.Data)) != m.Length:
+		return fmt.Errorf("%d bytes of data for a length of %d", len(m.Data), m.Length)
+	case int64(len(m.Sums)) != checksum.Blocks(m.Length):
+		return fmt.Errorf("%d sums for %d blocks", len(m.Sums), checksum.Blocks(m.Length))
+	}
+	return nil
+}
+
+func validRange(disk int, offset, length, limit int64) error {
+	switch {
+	case offset < 0 || offset%checksum.BlockSize != 0:
+		return fmt.Errorf("offset %d is not a multiple of %d", offset, checksum.BlockSize)
+	case length <= 0 || length > limit || length%sector != 0:
+		return fmt.Errorf("length %d, want a multiple of %d up to %d", length, sector, limit)
+	case offset > changeset.MaxDiskSize-length:
+		return fmt.Errorf("range %d+%d ends past %d", offset, length, changeset.MaxDiskSize)
+	}
+	return validDisk(disk)
+}
+
+func (m *Zero) marshal(e *encoder) {
+	e.u32(uint32(m.Disk))
+	e.i64(m.Offset)
+	e.i64(m.Length)
+}
+
+func (m *Zero) unmarshal(d *decoder) {
+	m.Disk = d.index()
+	m.Offset = d.i64()
+	m.Length = d.i64()
+}
+
+// Validate checks the fields.
+func (m *Zero) Validate() error {
+	return validRange(m.Disk, m.Offset, m.Length, changeset.MaxDiskSize)
+}
+
+func (m *End) marshal(e *encoder) {
+	e.u64(uint64(m.Seq))
+	e.i64(m.Extents)
+	e.time(m.Cut.SourceTime)
+	e.i64(int64(m.Cut.ClockOffset))
+	e.u8(uint8(m.Cut.Consistency))
+	e.flag(m.Cut.Complete)
+	e.flag(m.Cut.Final)
+	e.i64(int64(m.Cut.Freeze))
+	e.text(m.Cut.Note)
+}
+
+func (m *End) unmarshal(d *decoder) {
+	m.Seq = ident.Seq(d.u64())
+	m.Extents = d.i64()
+	m.Cut.SourceTime = d.time()
+	m.Cut.ClockOffset = d.duration()
+	m.Cut.Consistency = ident.Consistency(d.u8())
+	m.Cut.Complete = d.flag()
+	m.Cut.Final = d.flag()
+	m.Cut.Freeze = d.duration()
+	m.Cut.Note = d.text(maxNote)
+}
+
+// Validate checks the fields.
+func (m *End) Validate() error {
+	switch {
+	case m.Seq == 0 || m.Extents < 0 || m.Extents > changeset.MaxExtents:
+		return fmt.Errorf("sequence %d with %d extents", m.Seq, m.Extents)
+	case !m.Cut.Consistency.Valid():
+		return fmt.Errorf("unknown %s", m.Cut.Consistency)
+	case m.Cut.Freeze < 0:
+		return fmt.Errorf("freeze of %s", m.Cut.Freeze)
+	case m.Cut.SourceTime.IsZero():
+		return errors.New("cut without a time")
+	}
+	return errors.Join(validTime("cut's time", m.Cut.SourceTime), validText("note", m.Cut.Note, maxNote))
+}

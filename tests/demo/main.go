@@ -1,0 +1,103 @@
+// Command drover-demo runs the whole life of a three-machine application in a lab
+// on this machine, as an operator would with the CLI, and proves every step.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"drover/tests/lab"
+)
+
+func main() {
+	var o options
+	flag.StringVar(&o.dir, "dir", "build/demo", "directory for everything the demo makes; emptied first")
+	flag.StringVar(&o.bin, "bin", "build/bin", "directory of the programs")
+	flag.BoolVar(&o.keep, "keep", false, "leave everything running at the end, until Ctrl-C")
+	flag.StringVar(&o.content, "content", "", "directory that fills the disks (default: the Go tool chain)")
+	flag.DurationVar(&o.limit, "limit", 15*time.Minute, "give up after")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "\ndemo:", err)
+		stop()
+		os.Exit(1) //nolint:gocritic // stop was called
+	}
+}
+
+type options struct {
+	dir, bin, content string
+	keep              bool
+	limit             time.Duration
+}
+
+// marker is a file that says that a directory is ours to empty.
+const marker = ".drover-demo"
+
+// prepare empties the demo's directory, but only one that a demo made.
+func prepare(dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	if _, err := os.Stat(filepath.Join(dir, marker)); len(entries) > 0 && err != nil {
+		return "", fmt.Errorf("%s is not empty and was not made by a demo: name another --dir", dir)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return "", err
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	return dir, os.WriteFile(filepath.Join(dir, marker), nil, 0o644)
+}
+
+func run(ctx context.Context, o options) error {
+	if err := lab.NeedTools(); err != nil {
+		return err
+	}
+	dir, err := prepare(o.dir)
+	if err != nil {
+		return err
+	}
+	bin, err := filepath.Abs(o.bin)
+	if err != nil {
+		return err
+	}
+	world, err := lab.New(lab.Options{Dir: dir, Bin: bin, VMs: machines(o.content)})
+	if err != nil {
+		return err
+	}
+	d := newDemo(world)
+	limited, cancel := context.WithTimeout(ctx, o.limit)
+	failed := d.play(limited)
+	cancel()
+	d.report.Seconds = time.Since(d.report.Started).Seconds()
+	d.report.judge()
+	d.table()
+	err = errors.Join(failed, d.report.save(dir))
+	if o.keep && ctx.Err() == nil {
+		d.addresses()
+		<-ctx.Done()
+	}
+	err = errors.Join(err, world.Close())
+	if err == nil && !d.report.Proven {
+		err = errors.New("not everything was proven")
+	}
+	if err != nil {
+		return fmt.Errorf("%w\n(logs are in %s, the report is %s)", err, world.Path("log"), filepath.Join(dir, "report.json"))
+	}
+	return nil
+}
