@@ -1,0 +1,68 @@
+# Drover. Two commands do everything: make demo, make test.
+# All they need beside Linux, Go, git and make is installed by `make setup`, which they call.
+
+BIN   := build/bin
+TOOLS := build/tools
+
+GOLANGCI_LINT_VERSION := v2.4.0
+WORKFLOWCHECK_VERSION := v0.4.0
+GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
+WORKFLOWCHECK := $(TOOLS)/workflowcheck-$(WORKFLOWCHECK_VERSION)
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X drover/datapath/version.version=$(VERSION)
+
+PROGRAMS := drover drover-agent drover-config-server drover-process-server
+LAB      := drover-vsim drover-guest drover-demo
+
+.PHONY: help
+help: ## list what can be made
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: setup
+setup: ## install what the tests need from the system's packages (root on Debian), or say what is missing
+	@tests/setup.sh
+
+.PHONY: build
+build: ## build all programs into build/bin
+	@mkdir -p $(BIN)
+	go build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./starter/cmd/... ./agent/cmd/... ./worker/cmd/... ./tests/lab/cmd/... ./tests/vsim/cmd/...
+	go build -ldflags '$(LDFLAGS)' -o $(BIN)/drover-demo ./tests/demo
+	cd standalone && go build -ldflags '$(LDFLAGS)' -o ../$(BIN)/ ./cmd/...
+
+.PHONY: demo
+demo: setup build ## the whole life of a three-machine application on real disks; KEEP=1 leaves it up
+	$(BIN)/drover-demo --dir build/demo --bin $(BIN) $(if $(KEEP),--keep)
+
+.PHONY: test
+test: setup build lint unit e2e ## every test
+
+.PHONY: unit
+unit: ## tests beside the code, with the race detector
+	go test -race -timeout 10m $$(go list ./... | grep -v -e /tests/e2e -e /tests/demo)
+	cd standalone && go test -timeout 10m ./...
+
+.PHONY: e2e
+e2e: setup build ## the whole cycle, and every process killed once
+	DROVER_BIN=$(abspath $(BIN)) go test -count=1 -timeout 20m -v ./tests/e2e/...
+
+.PHONY: lint
+lint: $(GOLANGCI_LINT) $(WORKFLOWCHECK) ## formatting, linters, determinism of the workflows
+	@test -z "$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go'))" || { gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go'); echo 'gofmt: the files above are not formatted'; exit 1; }
+	$(GOLANGCI_LINT) run ./...
+	cd standalone && ../$(GOLANGCI_LINT) run --config ../.golangci.yml ./...
+	$(WORKFLOWCHECK) ./workflows/...
+
+$(GOLANGCI_LINT):
+	@mkdir -p $(TOOLS)
+	GOBIN=$(abspath $(TOOLS)) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_LINT_VERSION)
+	mv $(TOOLS)/golangci-lint $@
+
+$(WORKFLOWCHECK):
+	@mkdir -p $(TOOLS)
+	GOBIN=$(abspath $(TOOLS)) go install go.temporal.io/sdk/contrib/tools/workflowcheck@$(WORKFLOWCHECK_VERSION)
+	mv $(TOOLS)/workflowcheck $@
+
+.PHONY: clean
+clean: ## remove everything that was built
+	rm -rf build
