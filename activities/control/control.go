@@ -1,0 +1,49 @@
+// Package control has the activities that ask Temporal itself and the
+// configuration server's registry: the vault, other machines' entities, agents.
+package control
+
+import (
+	"time"
+
+	"go.temporal.io/sdk/client"
+
+	"drover/datapath/ident"
+	"drover/workflows/api"
+)
+
+// Bounds of the waiting.
+const (
+	heartbeatEvery = 10 * time.Second // the heartbeat timeout on the control queue is a minute
+	agentPoll      = time.Second      // how often the registry is asked for an agent
+)
+
+// Config of the activities.
+type Config struct {
+	Client client.Client
+	// Agents lists the agents of a machine that were ever heard of; none is no error.
+	Agents func(ident.MachineID) ([]api.AgentInfo, error)
+}
+
+// Control has the activities.
+type Control struct {
+	Config
+	heartbeatEvery, agentPoll time.Duration
+}
+
+// New makes the activities.
+func New(c Config) *Control {
+	return &Control{Config: c, heartbeatEvery: heartbeatEvery, agentPoll: agentPoll}
+}
+
+// Activities gives the functions by their activity type.
+func (c *Control) Activities() map[string]any {
+	return map[string]any{
+		api.ActLookupPlan:    c.LookupPlan,
+		api.ActFindMachine:   c.FindMachine,
+		api.ActVaultJoin:     c.VaultJoin,
+		api.ActVaultLeave:    c.VaultLeave,
+		api.ActVaultStatus:   c.VaultStatus,
+		api.ActMachineAction: c.MachineAction,
+		api.ActAwaitAgent:    c.AwaitAgent,
+	}
+}
