@@ -1,0 +1,133 @@
+package enrol
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+)
+
+// The files of an identity, in <state>/identity. nextKeyFile exists only while a
+// certificate with a new key is being kept; see save.
+const (
+	keyFile     = "key.pem"
+	nextKeyFile = "next-key.pem"
+	certFile    = "cert.pem"
+	caFile      = "ca.pem"
+	dirMode     = 0o700
+	fileMode    = 0o600
+)
+
+func identityDir(stateDir string) string { return filepath.Join(stateDir, "identity") }
+
+// prepare makes the folder and shows that it can be written to.
+func prepare(dir string) error {
+	if err := os.MkdirAll(dir, dirMode); err != nil {
+		return fmt.Errorf("make the folder of the identity: %w", err)
+	}
+	f, err := os.CreateTemp(dir, ".probe-*")
+	if err != nil {
+		return fmt.Errorf("the folder of the identity cannot be written to: %w", err)
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// save keeps the three files. Key and certificate must fit each other, but only
+// one rename is atomic: so the new key first waits beside the old one, the
+// certificate is replaced, and then the key. After a crash in between, loadPair
+// finds the key that fits.
+func save(dir string, keyPEM, certPEM, caPEM []byte) error {
+	if err := os.MkdirAll(dir, dirMode); err != nil {
+		return fmt.Errorf("make the folder of the identity: %w", err)
+	}
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{nextKeyFile, keyPEM}, {caFile, caPEM}, {certFile, certPEM}} {
+		if err := writeFile(filepath.Join(dir, f.name), f.data); err != nil {
+			return fmt.Errorf("keep the identity: %w", err)
+		}
+		if err := syncDir(dir); err != nil {
+			return fmt.Errorf("keep the identity: %w", err)
+		}
+	}
+	return promote(dir)
+}
+
+// promote makes the waiting key the key.
+func promote(dir string) error {
+	if err := os.Rename(filepath.Join(dir, nextKeyFile), filepath.Join(dir, keyFile)); err != nil {
+		return fmt.Errorf("keep the identity: %w", err)
+	}
+	return syncDir(dir)
+}
+
+// loadPair reads the certificate and the key that fits it, and ends what a crash
+// in save left.
+func loadPair(dir string) (keyPEM, certPEM []byte, err error) {
+	certPEM, err = readFile(filepath.Join(dir, certFile))
+	if err != nil {
+		return nil, nil, err
+	}
+	next, err := readFile(filepath.Join(dir, nextKeyFile))
+	if err == nil {
+		if _, err = tls.X509KeyPair(certPEM, next); err == nil {
+			return next, certPEM, promote(dir)
+		}
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return nil, nil, err
+	}
+	keyPEM, err = readFile(filepath.Join(dir, keyFile))
+	return keyPEM, certPEM, err
+}
+
+// writeFile replaces a file at once: after a crash it is the old or the new one.
+func writeFile(path string, data []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	err = errors.Join(f.Chmod(fileMode), writeAndSync(f, data), f.Close())
+	if err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
+}
+
+func writeAndSync(f *os.File, data []byte) error {
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	return f.Sync()
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func readFile(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.LimitReader(f, maxPEM+1))
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	if len(b) > maxPEM {
+		return nil, fmt.Errorf("%s is over %d bytes: it is not one of ours", path, maxPEM)
+	}
+	return b, nil
+}
