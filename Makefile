@@ -5,15 +5,13 @@ BIN   := build/bin
 TOOLS := build/tools
 
 GOLANGCI_LINT_VERSION := v2.4.0
-WORKFLOWCHECK_VERSION := v0.4.0
+WORKFLOWCHECK_VERSION := v0.6.0
 GOLANGCI_LINT := $(TOOLS)/golangci-lint-$(GOLANGCI_LINT_VERSION)
 WORKFLOWCHECK := $(TOOLS)/workflowcheck-$(WORKFLOWCHECK_VERSION)
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X drover/datapath/version.version=$(VERSION)
+LDFLAGS := -s -w -X main.version=$(VERSION)
 
-PROGRAMS := drover drover-agent drover-config-server drover-process-server
-LAB      := drover-vsim drover-guest drover-demo
 
 .PHONY: help
 help: ## list what can be made

@@ -39,8 +39,8 @@ type MachineReport struct {
 	Reprotect *api.Transfer `json:"reprotect,omitempty"`
 	Reenable  *api.Transfer `json:"reenable,omitempty"`
 
-	RPO         api.Duration `json:"rpo"`  // at the failover: what was lost
-	RTO         api.Duration `json:"rto"`  // from the request to the checked machine
+	RPO         api.Duration `json:"rpo"` // at the failover: what was lost
+	RTO         api.Duration `json:"rto"` // from the request to the checked machine
 	FailbackRTO api.Duration `json:"failbackRto"`
 
 	Proofs  map[string]lab.Proof `json:"proofs"` // by what was proven

@@ -1,0 +1,120 @@
+package vsphere
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+
+	"drover/datapath/ident"
+	"drover/workflows/api"
+)
+
+const inventoryTimeout = 5 * time.Minute // one request
+
+var inventoryProperties = []string{"name", "config", "runtime.powerState"}
+
+// Inventory reads all VMs of a vCenter, ordered by name. Templates, and VMs that
+// vCenter itself cannot read now, are left out.
+func (a *Activities) Inventory(ctx context.Context, v api.VCenter) (api.InventoryResult, error) {
+	s, err := a.login(ctx, v)
+	if err != nil {
+		return api.InventoryResult{}, err
+	}
+	defer s.logout(ctx)
+	vms, err := s.list(ctx, inventoryProperties)
+	if err != nil {
+		return api.InventoryResult{}, err
+	}
+	out := api.InventoryResult{UUID: s.client.ServiceContent.About.InstanceUuid}
+	for _, vm := range vms {
+		if vm.Config == nil || vm.Config.Template {
+			continue
+		}
+		out.VMs = append(out.VMs, describe(v.Name, out.UUID, vm))
+	}
+	slices.SortFunc(out.VMs, func(x, y api.VM) int {
+		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.InstanceUUID, y.InstanceUUID))
+	})
+	return out, nil
+}
+
+// describe gives a VM in our words.
+func describe(vcenter, vcenterUUID string, vm mo.VirtualMachine) api.VM {
+	c := vm.Config
+	out := api.VM{
+		Machine: ident.NewMachineID(vcenterUUID, c.InstanceUuid),
+		VCenter: vcenter, VCenterUUID: vcenterUUID, InstanceUUID: c.InstanceUuid, BIOSUUID: c.Uuid,
+		Name: c.Name, GuestID: c.GuestId, Firmware: c.Firmware,
+		CPUs: c.Hardware.NumCPU, MemoryMB: c.Hardware.MemoryMB,
+		PoweredOn: vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn,
+	}
+	for _, device := range c.Hardware.Device {
+		switch d := device.(type) {
+		case *types.VirtualDisk:
+			out.Disks = append(out.Disks, describeDisk(out.Machine, d))
+		case types.BaseVirtualEthernetCard:
+			out.NICs = append(out.NICs, describeNIC(d))
+		}
+	}
+	return out
+}
+
+func describeDisk(machine ident.MachineID, d *types.VirtualDisk) api.VMDisk {
+	out := api.VMDisk{Label: label(&d.VirtualDevice), Size: d.CapacityInBytes}
+	switch b := d.Backing.(type) {
+	case *types.VirtualDiskFlatVer2BackingInfo:
+		out.BackingUUID, out.File = b.Uuid, b.FileName
+	case *types.VirtualDiskSeSparseBackingInfo:
+		out.BackingUUID, out.File = b.Uuid, b.FileName
+	case *types.VirtualDiskSparseVer2BackingInfo:
+		out.BackingUUID, out.File = b.Uuid, b.FileName
+	}
+	out.BackingUUID = strings.ToLower(out.BackingUUID)
+	out.ID = ident.NewDiskID(machine, out.BackingUUID)
+	return out
+}
+
+func describeNIC(d types.BaseVirtualEthernetCard) api.VMNIC {
+	card := d.GetVirtualEthernetCard()
+	out := api.VMNIC{Label: label(&card.VirtualDevice), MAC: card.MacAddress}
+	switch b := card.Backing.(type) {
+	case *types.VirtualEthernetCardNetworkBackingInfo:
+		out.Network = b.DeviceName
+	case *types.VirtualEthernetCardDistributedVirtualPortBackingInfo:
+		out.Network = b.Port.PortgroupKey
+	}
+	return out
+}
+
+func label(d *types.VirtualDevice) string {
+	if d.DeviceInfo == nil {
+		return ""
+	}
+	return d.DeviceInfo.GetDescription().Label
+}
+
+// VerifyVMReady checks that the VM is powered on, and gives it as it is now.
+func (a *Activities) VerifyVMReady(ctx context.Context, ref api.VMRef) (api.VM, error) {
+	var out api.VM
+	err := a.onVM(ctx, ref, func(s *session, vm *object.VirtualMachine) error {
+		props, err := s.properties(ctx, vm, inventoryProperties...)
+		if err != nil {
+			return err
+		}
+		if props.Config == nil {
+			return failed(api.CodeVCenter, nil, "vCenter %s cannot read the configuration of VM %s now", s.name, ref.InstanceUUID)
+		}
+		out = describe(ref.VCenter, s.client.ServiceContent.About.InstanceUuid, props)
+		if !out.PoweredOn {
+			return failed(api.CodeVCenter, nil, "VM %s is %s, want it powered on", out.Name, props.Runtime.PowerState)
+		}
+		return nil
+	})
+	return out, err
+}

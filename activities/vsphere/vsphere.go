@@ -1,0 +1,150 @@
+// Package vsphere has the activities that ask vCenter for something: inventory,
+// power, and the attachment of disks to a master target. Each call logs in and
+// out by itself: they are rare, and a session that expired is one trouble less.
+//
+// What a call is to bring about may be so already, from an earlier try: then it
+// changes nothing.
+package vsphere
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/vmware/govmomi/fault"
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+	"go.temporal.io/sdk/temporal"
+
+	"drover/workflows/api"
+)
+
+// Bounds of the calls.
+const (
+	loginTimeout = 30 * time.Second
+	powerPoll    = 250 * time.Millisecond // while a guest shuts down
+	MaxVMs       = 10_000                 // of one vCenter
+)
+
+// Config of the activities.
+type Config struct {
+	// Secrets is the directory of the files that api.VCenter.Credentials names.
+	Secrets string
+	// Lookup gives the vCenter of a name.
+	Lookup func(ctx context.Context, name string) (api.VCenter, error)
+	Logger *slog.Logger
+}
+
+// Activities on vCenter.
+type Activities struct{ config Config }
+
+// New makes the activities.
+func New(c Config) (*Activities, error) {
+	if c.Secrets == "" || c.Lookup == nil || c.Logger == nil {
+		return nil, errors.New("vsphere: secrets directory, lookup and logger are needed")
+	}
+	return &Activities{config: c}, nil
+}
+
+// Activities gives them by the names of the workflow API.
+func (a *Activities) Activities() map[string]any {
+	return map[string]any{
+		api.ActInventory:     a.Inventory,
+		api.ActShutdownVM:    a.ShutdownVM,
+		api.ActPowerOnVM:     a.PowerOnVM,
+		api.ActAttachDisks:   a.AttachDisks,
+		api.ActDetachDisks:   a.DetachDisks,
+		api.ActVerifyVMReady: a.VerifyVMReady,
+	}
+}
+
+// failed makes the error of a call.
+func failed(code string, cause error, format string, args ...any) error {
+	text := fmt.Sprintf(format, args...)
+	if cause != nil {
+		text += ": " + cause.Error()
+	}
+	return temporal.NewApplicationErrorWithOptions(text, code, temporal.ApplicationErrorOptions{
+		NonRetryable: !api.Retryable(code), Cause: cause,
+	})
+}
+
+// onVM logs in to the VM's vCenter and calls f with the VM.
+func (a *Activities) onVM(ctx context.Context, ref api.VMRef, f func(*session, *object.VirtualMachine) error) error {
+	vcenter, err := a.config.Lookup(ctx, ref.VCenter)
+	if err != nil {
+		return err
+	}
+	s, err := a.login(ctx, vcenter)
+	if err != nil {
+		return err
+	}
+	defer s.logout(ctx)
+	vm, err := s.byInstance(ctx, ref.InstanceUUID)
+	if err != nil {
+		return err
+	}
+	return f(s, vm)
+}
+
+// byInstance finds a VM by its instance uuid.
+func (s *session) byInstance(ctx context.Context, uuid string) (*object.VirtualMachine, error) {
+	isInstance := true
+	ref, err := object.NewSearchIndex(s.client.Client).FindByUuid(ctx, nil, uuid, true, &isInstance)
+	if err != nil {
+		return nil, failed(api.CodeVCenter, err, "find VM %s in vCenter %s", uuid, s.name)
+	}
+	vm, ok := ref.(*object.VirtualMachine)
+	if !ok {
+		return nil, failed(api.CodeNotFound, nil, "vCenter %s has no VM with instance uuid %s: was it deleted or unregistered?", s.name, uuid)
+	}
+	return vm, nil
+}
+
+// byName finds a VM by its name; a master target's VM has its server's name.
+func (s *session) byName(ctx context.Context, name string) (*object.VirtualMachine, error) {
+	vms, err := s.list(ctx, []string{"name"})
+	if err != nil {
+		return nil, err
+	}
+	var found *object.VirtualMachine
+	for _, vm := range vms {
+		if vm.Name != name {
+			continue
+		}
+		if found != nil {
+			return nil, failed(api.CodeInvalid, nil, "vCenter %s has several VMs named %s: rename the ones that are not the master target", s.name, name)
+		}
+		found = object.NewVirtualMachine(s.client.Client, vm.Self)
+	}
+	if found == nil {
+		return nil, failed(api.CodeNotFound, nil, "vCenter %s has no VM named %s: a master target's VM must carry the server's name", s.name, name)
+	}
+	return found, nil
+}
+
+// properties reads some properties of a VM.
+func (s *session) properties(ctx context.Context, vm *object.VirtualMachine, names ...string) (mo.VirtualMachine, error) {
+	var out mo.VirtualMachine
+	if err := vm.Properties(ctx, vm.Reference(), names, &out); err != nil {
+		return out, failed(api.CodeVCenter, err, "read VM %s from vCenter %s", vm.Reference().Value, s.name)
+	}
+	return out, nil
+}
+
+// finish waits for a task.
+func (s *session) finish(ctx context.Context, what string, task *object.Task, err error) error {
+	if err == nil {
+		err = task.Wait(ctx)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case fault.Is(err, &types.FileLocked{}):
+		return failed(api.CodeVCenter, err, "%s in vCenter %s: a disk is in use by another VM; detach it there", what, s.name)
+	}
+	return failed(api.CodeVCenter, err, "%s in vCenter %s", what, s.name)
+}
