@@ -34,7 +34,9 @@ func Of(err error, doing string, args ...any) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.As(err, &app), errors.Is(err, context.Canceled):
+	case errors.As(err, &app):
+		return app // Temporal reads the type of the outermost error only
+	case errors.Is(err, context.Canceled):
 		return err
 	}
 	code, hint := classify(err)
