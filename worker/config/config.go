@@ -1,0 +1,158 @@
+// Package config reads the configuration files of the configuration server and
+// of process servers and master targets. Decoding is strict: an unknown field, a
+// missing or a wrong value is an error that names file and line. Relative paths
+// are relative to the file they stand in.
+package config
+
+import (
+	"time"
+
+	"drover/datapath/ident"
+)
+
+// Limits of values.
+const (
+	DefaultCertificateLife = 168 * time.Hour
+	minCertificateLife     = time.Hour
+	maxCertificateLife     = 366 * 24 * time.Hour
+	DefaultSpoolLimit      = Bytes(8 << 30)
+	minSpoolLimit          = Bytes(64 << 20)
+	maxFile                = 1 << 20 // bytes of a configuration file
+)
+
+// Temporal says where Temporal is.
+type Temporal struct {
+	Address   string `yaml:"address"`   // host:port
+	Namespace string `yaml:"namespace"` // default "default"
+}
+
+// Store is where replicas are kept.
+type Store struct {
+	File string `yaml:"file"` // directory
+}
+
+// Cache is the cache storage.
+type Cache struct {
+	Directory string `yaml:"directory"`
+}
+
+// Target is where machines are failed over to.
+type Target struct {
+	Local LocalTarget `yaml:"local"`
+}
+
+// LocalTarget is a target side made of files on this machine.
+type LocalTarget struct {
+	Directory string `yaml:"directory"`
+}
+
+// Webhooks says which URLs the actions of plans may post to.
+type Webhooks struct {
+	Allow []string `yaml:"allow"` // prefixes
+}
+
+// Spool bounds the local spool of a process server.
+type Spool struct {
+	Limit Bytes `yaml:"limit"` // e.g. "2GiB"
+}
+
+// ConfigServer configures the configuration server.
+type ConfigServer struct {
+	Name  string `yaml:"name"`
+	State string `yaml:"state"` // directory of registry, CA and admin socket
+	// Listen is the address of the HTTPS API, e.g. ":443".
+	Listen string `yaml:"listen"`
+	// Advertise lists the host names and IP addresses agents reach the server by.
+	Advertise       []string `yaml:"advertise"`
+	Metrics         string   `yaml:"metrics"` // address of /metrics and /healthz; empty: none
+	Temporal        Temporal `yaml:"temporal"`
+	Store           Store    `yaml:"store"`
+	Cache           Cache    `yaml:"cache"`
+	Target          Target   `yaml:"target"`
+	Scripts         string   `yaml:"scripts"` // directory of the plans' scripts
+	Secrets         string   `yaml:"secrets"` // directory of credential files
+	Webhooks        Webhooks `yaml:"webhooks"`
+	CertificateLife Duration `yaml:"certificateLife"` // of agents and servers; default 168h
+}
+
+// ProcessServer configures a process server or master target.
+type ProcessServer struct {
+	Name  string     `yaml:"name"`
+	Role  ident.Role `yaml:"role"`  // process-server or master-target
+	State string     `yaml:"state"` // directory of identity, spool and grants
+	// Listen is where agents' data comes in, e.g. ":9443".
+	Listen string `yaml:"listen"`
+	// Advertise is the host:port by which agents reach it.
+	Advertise    string   `yaml:"advertise"`
+	Metrics      string   `yaml:"metrics"`
+	ConfigServer string   `yaml:"configServer"` // https://host:port
+	TokenFile    string   `yaml:"tokenFile"`    // read while there is no identity yet
+	Temporal     Temporal `yaml:"temporal"`
+	Store        Store    `yaml:"store"`
+	Cache        Cache    `yaml:"cache"`
+	Spool        Spool    `yaml:"spool"`
+	// DiskByID is the directory of links to attached disks, by backing uuid; only
+	// of a master target.
+	DiskByID string `yaml:"diskById"`
+}
+
+// LoadConfigServer reads and checks the configuration server's file.
+func LoadConfigServer(file string) (*ConfigServer, error) {
+	c := &ConfigServer{
+		Temporal:        Temporal{Namespace: "default"},
+		CertificateLife: Duration(DefaultCertificateLife),
+	}
+	d, err := load(file, c)
+	if err != nil {
+		return nil, err
+	}
+	d.name("$.name", c.Name)
+	d.path("$.state", &c.State)
+	d.listen("$.listen", c.Listen, true)
+	d.hosts("$.advertise", c.Advertise)
+	d.listen("$.metrics", c.Metrics, false)
+	d.temporal(c.Temporal)
+	d.path("$.store.file", &c.Store.File)
+	d.path("$.cache.directory", &c.Cache.Directory)
+	d.path("$.target.local.directory", &c.Target.Local.Directory)
+	d.path("$.scripts", &c.Scripts)
+	d.path("$.secrets", &c.Secrets)
+	d.urls("$.webhooks.allow", c.Webhooks.Allow)
+	if life := c.CertificateLife.D(); life < minCertificateLife || life > maxCertificateLife {
+		d.fail("$.certificateLife", "%s: want %s to %s", life, minCertificateLife, maxCertificateLife)
+	}
+	return c, d.err()
+}
+
+// LoadProcessServer reads and checks the file of a process server or master target.
+func LoadProcessServer(file string) (*ProcessServer, error) {
+	c := &ProcessServer{
+		Temporal: Temporal{Namespace: "default"},
+		Spool:    Spool{Limit: DefaultSpoolLimit},
+	}
+	d, err := load(file, c)
+	if err != nil {
+		return nil, err
+	}
+	d.name("$.name", c.Name)
+	if c.Role != ident.RoleProcessServer && c.Role != ident.RoleMasterTarget {
+		d.fail("$.role", "%q: want %s or %s", c.Role, ident.RoleProcessServer, ident.RoleMasterTarget)
+	}
+	d.path("$.state", &c.State)
+	d.listen("$.listen", c.Listen, true)
+	d.address("$.advertise", c.Advertise)
+	d.listen("$.metrics", c.Metrics, false)
+	d.https("$.configServer", c.ConfigServer)
+	d.optionalPath(&c.TokenFile)
+	d.temporal(c.Temporal)
+	d.path("$.store.file", &c.Store.File)
+	d.path("$.cache.directory", &c.Cache.Directory)
+	if c.Spool.Limit < minSpoolLimit {
+		d.fail("$.spool.limit", "%s: want at least %s, a change set must fit", c.Spool.Limit, minSpoolLimit)
+	}
+	if c.DiskByID != "" && c.Role != ident.RoleMasterTarget {
+		d.fail("$.diskById", "only a %s has attached disks", ident.RoleMasterTarget)
+	}
+	d.optionalPath(&c.DiskByID)
+	return c, d.err()
+}

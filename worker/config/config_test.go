@@ -1,0 +1,143 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"drover/datapath/ident"
+)
+
+const configServer = `name: cs-1
+state: ../config-server
+listen: "127.0.0.1:443"
+advertise: [127.0.0.1]
+metrics: "127.0.0.1:9100"
+temporal: {address: "127.0.0.1:7233", namespace: default}
+store: {file: ../seed}
+cache: {directory: ../cache}
+target: {local: {directory: ../target}}
+scripts: ../scripts
+secrets: ../secrets
+`
+
+const masterTarget = `name: mt-1
+role: master-target
+state: ../master-target
+listen: ":9443"
+advertise: "mt-1.example:9443"
+configServer: "https://cs.example:443"
+tokenFile: ../secrets/mt-1.token
+temporal: {address: "127.0.0.1:7233"}
+store: {file: /srv/retention}
+cache: {directory: ../retention-cache}
+spool: {limit: 2GiB}
+diskById: ../by-uuid
+`
+
+func write(t *testing.T, content string) (file, dir string) {
+	t.Helper()
+	dir = t.TempDir()
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "etc"), 0o700))
+	file = filepath.Join(dir, "etc", "drover.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(content), 0o600))
+	return file, dir
+}
+
+func TestConfigServer(t *testing.T) {
+	file, dir := write(t, configServer+"certificateLife: 24h\nwebhooks: {allow: [\"https://chat.example/hooks/\"]}\n")
+	c, err := LoadConfigServer(file)
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(dir, "config-server"), c.State)
+	require.Equal(t, filepath.Join(dir, "seed"), c.Store.File)
+	require.Equal(t, filepath.Join(dir, "target"), c.Target.Local.Directory)
+	require.Equal(t, []string{"127.0.0.1"}, c.Advertise)
+	require.Equal(t, 24*time.Hour, c.CertificateLife.D())
+	require.Equal(t, []string{"https://chat.example/hooks/"}, c.Webhooks.Allow)
+}
+
+func TestProcessServer(t *testing.T) {
+	file, dir := write(t, masterTarget)
+	c, err := LoadProcessServer(file)
+	require.NoError(t, err)
+	require.Equal(t, ident.RoleMasterTarget, c.Role)
+	require.Equal(t, Bytes(2<<30), c.Spool.Limit)
+	require.Equal(t, "default", c.Temporal.Namespace)
+	require.Equal(t, "/srv/retention", c.Store.File, "an absolute path stays")
+	require.Equal(t, filepath.Join(dir, "by-uuid"), c.DiskByID)
+	require.Equal(t, filepath.Join(dir, "secrets", "mt-1.token"), c.TokenFile)
+}
+
+func TestDefaults(t *testing.T) {
+	file, _ := write(t, configServer)
+	c, err := LoadConfigServer(file)
+	require.NoError(t, err)
+	require.Equal(t, DefaultCertificateLife, c.CertificateLife.D())
+}
+
+func TestErrorsNameFileAndLine(t *testing.T) {
+	for name, tc := range map[string]struct{ content, at, what string }{
+		"unknown field":     {configServer + "colour: blue\n", ":12: ", "colour"},
+		"unknown inner":     {configServer + "webhooks:\n  deny: [x]\n", ":13: ", "deny"},
+		"wrong type":        {configServer + "webhooks: 7\n", ":12: ", ""},
+		"duration":          {configServer + "certificateLife: a week\n", ":12: ", "want a number with a unit"},
+		"short life":        {configServer + "certificateLife: 1m\n", ":12: ", "certificateLife: 1m0s: want 1h"},
+		"webhook":           {configServer + "webhooks:\n  allow:\n    - https://ok.example\n    - ftp://x\n", ":15: ", "ftp://x"},
+		"empty":             {"", ":1: ", "name"},
+		"syntax":            {configServer + "x: [1\n", ":12: ", ""},
+		"duplicate":         {configServer + "name: cs-2\n", ":12: ", "name"},
+		"advertise port":    {configServer[:0] + "name: cs-1\nadvertise: [\"host:443\"]\n", ":2: ", "without port"},
+		"name of a path":    {"name: ../x\n", ":1: ", "want 1 to 63"},
+		"missing in a part": {"name: a\ntemporal:\n  namespace: x\n", ":3: ", "temporal.address"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file, _ := write(t, tc.content)
+			_, err := LoadConfigServer(file)
+			require.ErrorContains(t, err, file+tc.at)
+			require.ErrorContains(t, err, tc.what)
+		})
+	}
+}
+
+func TestProcessServerErrors(t *testing.T) {
+	for name, tc := range map[string]struct{ more, at, what string }{
+		"size":     {"spool: {limit: 2GB}\n", ":12: ", "want a whole number"},
+		"small":    {"spool: {limit: 1KiB}\n", ":12: ", "at least 64MiB"},
+		"negative": {"spool: {limit: -5}\n", ":12: ", "want a whole number"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			content := masterTarget[:len(masterTarget)-len("spool: {limit: 2GiB}\ndiskById: ../by-uuid\n")] + "diskById: ../by-uuid\n" + tc.more
+			file, _ := write(t, content)
+			_, err := LoadProcessServer(file)
+			require.ErrorContains(t, err, file+tc.at)
+			require.ErrorContains(t, err, tc.what)
+		})
+	}
+	file, _ := write(t, "name: ps-1\nrole: agent\ndiskById: x\nconfigServer: http://x\n")
+	_, err := LoadProcessServer(file)
+	for _, want := range []string{":2: role", ":3: diskById", ":4: configServer", ": state: missing"} {
+		require.ErrorContains(t, err, want)
+	}
+}
+
+func TestNoFile(t *testing.T) {
+	_, err := LoadConfigServer(filepath.Join(t.TempDir(), "none.yaml"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestBytes(t *testing.T) {
+	for text, want := range map[string]Bytes{"0": 0, "17": 17, "3 KiB": 3 << 10, "5MiB": 5 << 20, "1TiB": 1 << 40, "9B": 9} {
+		var b Bytes
+		require.NoError(t, b.UnmarshalText([]byte(text)), text)
+		require.Equal(t, want, b, text)
+	}
+	for _, text := range []string{"", "GiB", "1.5GiB", "9000000TiB", "-1", "2GB"} {
+		var b Bytes
+		require.Error(t, b.UnmarshalText([]byte(text)), text)
+	}
+	require.Equal(t, "2GiB", Bytes(2<<30).String())
+	require.Equal(t, "1025B", Bytes(1025).String())
+}
