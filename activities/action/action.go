@@ -1,0 +1,245 @@
+// Package action runs what a recovery plan has between its machines: scripts of
+// the configuration server's script directory, without a shell, and webhooks of
+// its allow list.
+package action
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.temporal.io/sdk/activity"
+	"go.temporal.io/sdk/temporal"
+
+	"drover/workflows/api"
+)
+
+// Bounds of an action.
+const (
+	maxOutput      = 4 << 10 // bytes of output that are kept: its end
+	beatEvery      = 5 * time.Second
+	killAfter      = 5 * time.Second // from SIGTERM to SIGKILL
+	webhookTimeout = 30 * time.Second
+)
+
+// Config of the actions.
+type Config struct {
+	// Scripts is the directory of the scripts. Only regular files directly in it
+	// are run.
+	Scripts string
+	// Webhooks are the URL prefixes that plans may post to.
+	Webhooks []string
+	// Client posts to webhooks; nil takes one that follows no redirects.
+	Client *http.Client
+	Logger *slog.Logger
+}
+
+// Activities are the actions.
+type Activities struct{ config Config }
+
+// New makes the activities.
+func New(c Config) (*Activities, error) {
+	if c.Logger == nil {
+		return nil, errors.New("action: a logger is needed")
+	}
+	for _, prefix := range c.Webhooks {
+		if u, err := url.Parse(prefix); err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" {
+			return nil, fmt.Errorf("webhooks allow %q: want a URL such as https://hooks.example/drover/", prefix)
+		}
+	}
+	if c.Client == nil {
+		c.Client = &http.Client{
+			Timeout:       webhookTimeout,
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}
+	}
+	return &Activities{config: c}, nil
+}
+
+// Activities gives them by the names of the workflow API.
+func (a *Activities) Activities() map[string]any {
+	return map[string]any{api.ActScript: a.Script, api.ActWebhook: a.Webhook}
+}
+
+func invalid(format string, args ...any) error {
+	return temporal.NewNonRetryableApplicationError(fmt.Sprintf(format, args...), api.CodeInvalid, nil)
+}
+
+func failedAction(cause error, format string, args ...any) error {
+	return temporal.NewApplicationErrorWithCause(fmt.Sprintf(format, args...), api.CodeActionFailed, cause)
+}
+
+// Script runs a script to its end. It fails with the end of the output when the
+// script's exit code is not 0. Cancelled or out of time, the script gets SIGTERM,
+// then SIGKILL, with all it started.
+func (a *Activities) Script(ctx context.Context, in api.ScriptInput) (api.ActionOutput, error) {
+	path, err := a.script(in.Script.File)
+	if err != nil {
+		return api.ActionOutput{}, err
+	}
+	ctx, stop := beat(ctx)
+	defer stop()
+	out := &tail{max: maxOutput}
+	cmd := exec.CommandContext(ctx, path, in.Script.Args...)
+	cmd.Dir, cmd.Stdout, cmd.Stderr = a.config.Scripts, out, out
+	cmd.Env = environment(in)
+	cmd.WaitDelay = killAfter
+	inGroup(cmd)
+	begun := time.Now()
+	err = cmd.Run()
+	result := api.ActionOutput{Output: out.String(), Took: api.Duration(time.Since(begun))}
+	if cmd.ProcessState != nil {
+		result.Exit = cmd.ProcessState.ExitCode()
+	}
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return result, failedAction(ctx.Err(), "script %s was stopped after %s: %s", in.Script.File, result.Took, context.Cause(ctx))
+	case errors.As(err, &exit):
+		return result, failedAction(nil, "script %s ended with exit code %d: %s", in.Script.File, result.Exit, last(result.Output))
+	case err != nil:
+		return result, failedAction(err, "script %s could not be run: %s", in.Script.File, err)
+	}
+	a.config.Logger.Info("script ran", "script", in.Script.File, "plan", in.Plan, "step", in.Step, "took", result.Took.String())
+	return result, nil
+}
+
+// script gives the path of a script that may be run.
+func (a *Activities) script(name string) (string, error) {
+	if a.config.Scripts == "" {
+		return "", invalid("script %s: the configuration server has no script directory; name one as scripts in its configuration", name)
+	}
+	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
+		return "", invalid("script %q: want the plain name of a file in the script directory", name)
+	}
+	path := filepath.Join(a.config.Scripts, name)
+	info, err := os.Lstat(path)
+	switch {
+	case err != nil:
+		return "", invalid("script %s is not in the script directory: %s", name, errors.Unwrap(err))
+	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
+		return "", invalid("script %s is not an executable regular file (%s)", name, info.Mode())
+	case info.Mode()&0o022 != 0:
+		return "", invalid("script %s can be changed by others (%s): remove the write permission of group and others", name, info.Mode())
+	}
+	return path, nil
+}
+
+// environment tells the script what it runs for; nothing of ours is passed on.
+func environment(in api.ScriptInput) []string {
+	return []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=/", "LANG=C.UTF-8",
+		"DROVER_PLAN=" + in.Plan, "DROVER_RUN=" + in.Run, "DROVER_STEP=" + in.Step, "DROVER_KIND=" + string(in.Kind),
+	}
+}
+
+// Webhook posts JSON about the step. Anything but a 2xx answer is a failure; 4xx
+// is not tried again.
+func (a *Activities) Webhook(ctx context.Context, in api.WebhookInput) (api.ActionOutput, error) {
+	if !a.allowed(in.Webhook.URL) {
+		return api.ActionOutput{}, invalid("webhook %s is not allowed: add its beginning to webhooks.allow of the configuration server", redact(in.Webhook.URL))
+	}
+	body, err := json.Marshal(map[string]any{"plan": in.Plan, "run": in.Run, "step": in.Step, "kind": in.Kind})
+	if err != nil {
+		return api.ActionOutput{}, err
+	}
+	ctx, stop := beat(ctx)
+	defer stop()
+	begun := time.Now()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, in.Webhook.URL, bytes.NewReader(body))
+	if err != nil {
+		return api.ActionOutput{}, invalid("webhook %s: not a URL", redact(in.Webhook.URL))
+	}
+	req.Header.Set("Content-Type", "application/json")
+	// A retry must not be taken for another step.
+	req.Header.Set("Idempotency-Key", in.Run+"/"+in.Step)
+	resp, err := a.config.Client.Do(req)
+	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // without the URL, which may hold a secret
+		}
+		return api.ActionOutput{}, failedAction(nil, "webhook %s: %s", redact(in.Webhook.URL), err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, maxOutput))
+	out := api.ActionOutput{Exit: resp.StatusCode, Output: string(text), Took: api.Duration(time.Since(begun))}
+	switch {
+	case resp.StatusCode/100 == 2:
+		return out, nil
+	case resp.StatusCode/100 == 4 && resp.StatusCode != http.StatusTooManyRequests:
+		return out, temporal.NewNonRetryableApplicationError(
+			fmt.Sprintf("webhook %s answered %s", redact(in.Webhook.URL), resp.Status), api.CodeActionFailed, nil)
+	}
+	return out, failedAction(nil, "webhook %s answered %s", redact(in.Webhook.URL), resp.Status)
+}
+
+// allowed compares parsed URLs: scheme and host must be equal, the path must begin
+// with the allowed one at a slash.
+func (a *Activities) allowed(text string) bool {
+	u, err := url.Parse(text)
+	if err != nil || u.User != nil || strings.Contains(u.Path, "..") {
+		return false
+	}
+	for _, prefix := range a.config.Webhooks {
+		p, err := url.Parse(prefix)
+		if err != nil || p.Scheme != u.Scheme || p.Host != u.Host {
+			continue
+		}
+		base := strings.TrimSuffix(p.Path, "/")
+		if u.Path == base || strings.HasPrefix(u.Path, base+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// redact leaves scheme, host and path: keys travel in queries.
+func redact(text string) string {
+	u, err := url.Parse(text)
+	if err != nil {
+		return "(not a URL)"
+	}
+	return u.Scheme + "://" + u.Host + u.Path
+}
+
+// beat heartbeats until stopped, when it runs as an activity, so that a
+// cancellation reaches the action.
+func beat(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		tick := time.NewTicker(beatEvery)
+		defer tick.Stop()
+		for {
+			if activity.IsActivity(ctx) {
+				activity.RecordHeartbeat(ctx)
+			}
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+	return ctx, func() { cancel(); <-done }
+}
+
+func last(output string) string {
+	if s := strings.TrimSpace(output); s != "" {
+		return s
+	}
+	return "(it printed nothing)"
+}

@@ -1,0 +1,134 @@
+package action
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
+
+	"drover/workflows/api"
+)
+
+func newActions(t *testing.T, webhooks ...string) (*Activities, string) {
+	t.Helper()
+	dir := t.TempDir()
+	a, err := New(Config{Scripts: dir, Webhooks: webhooks, Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	return a, dir
+}
+
+func script(t *testing.T, dir, name, text string, mode os.FileMode) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\n"+text), mode))
+	require.NoError(t, os.Chmod(filepath.Join(dir, name), mode))
+}
+
+func input(file string, args ...string) api.ScriptInput {
+	return api.ScriptInput{Plan: "shop", Run: "plan-shop-1", Step: "before/check", Kind: api.PlanTest, Script: api.ScriptAction{File: file, Args: args}}
+}
+
+func TestScript(t *testing.T) {
+	a, dir := newActions(t)
+	script(t, dir, "ok", `echo "$DROVER_PLAN $DROVER_STEP $DROVER_KIND <$1> $SECRET"`, 0o700)
+	t.Setenv("SECRET", "hunter2")
+	out, err := a.Script(t.Context(), input("ok", "a b; rm -rf /"))
+	require.NoError(t, err)
+	require.Equal(t, "shop before/check test <a b; rm -rf /> \n", out.Output, "arguments as given, no shell, nothing of our environment")
+
+	script(t, dir, "fails", "echo no database >&2; exit 3", 0o700)
+	out, err = a.Script(t.Context(), input("fails"))
+	requireCode(t, err, api.CodeActionFailed)
+	require.ErrorContains(t, err, "exit code 3: no database")
+	require.Equal(t, 3, out.Exit)
+
+	script(t, dir, "talks", "i=0; while [ $i -lt 2000 ]; do echo line $i; i=$((i+1)); done", 0o700)
+	out, err = a.Script(t.Context(), input("talks"))
+	require.NoError(t, err)
+	require.LessOrEqual(t, len(out.Output), maxOutput+3)
+	require.True(t, strings.HasSuffix(out.Output, "line 1999\n"))
+}
+
+func TestScriptThatMayNotRun(t *testing.T) {
+	a, dir := newActions(t)
+	script(t, dir, "plain", "true", 0o600)
+	script(t, dir, "open", "true", 0o777)
+	script(t, dir, "real", "true", 0o700)
+	require.NoError(t, os.Symlink(filepath.Join(dir, "real"), filepath.Join(dir, "link")))
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "dir"), 0o700))
+	for _, name := range []string{"", "absent", "plain", "open", "link", "dir", "../x", "/bin/true", ".hidden"} {
+		_, err := a.Script(t.Context(), input(name))
+		requireCode(t, err, api.CodeInvalid)
+	}
+}
+
+func TestScriptIsStoppedWithAllItStarted(t *testing.T) {
+	a, dir := newActions(t)
+	script(t, dir, "hangs", "sleep 600 & echo started > started; wait", 0o700)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for ctx.Err() == nil {
+			if _, err := os.Stat(filepath.Join(dir, "started")); err == nil {
+				cancel()
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	_, err := a.Script(ctx, input("hangs"))
+	requireCode(t, err, api.CodeActionFailed)
+	require.ErrorContains(t, err, "was stopped")
+}
+
+func TestWebhook(t *testing.T) {
+	var got map[string]string
+	var key string
+	status := http.StatusOK
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		key = r.Header.Get("Idempotency-Key")
+		got = nil
+		_ = json.NewDecoder(r.Body).Decode(&got)
+		w.WriteHeader(status)
+	}))
+	defer server.Close()
+	a, _ := newActions(t, server.URL+"/hooks/")
+	in := api.WebhookInput{Plan: "shop", Run: "r1", Step: "after/tell", Kind: api.PlanPlanned, Webhook: api.WebhookAction{URL: server.URL + "/hooks/a?key=hunter2"}}
+	_, err := a.Webhook(t.Context(), in)
+	require.NoError(t, err)
+	require.Equal(t, map[string]string{"plan": "shop", "run": "r1", "step": "after/tell", "kind": "planned"}, got)
+	require.Equal(t, "r1/after/tell", key)
+
+	status = http.StatusInternalServerError
+	_, err = a.Webhook(t.Context(), in)
+	requireCode(t, err, api.CodeActionFailed)
+	require.NotContains(t, err.Error(), "hunter2")
+	status = http.StatusForbidden
+	_, err = a.Webhook(t.Context(), in)
+	var app *temporal.ApplicationError
+	require.ErrorAs(t, err, &app)
+	require.True(t, app.NonRetryable())
+
+	server.Close()
+	_, err = a.Webhook(t.Context(), in)
+	requireCode(t, err, api.CodeActionFailed)
+	require.NotContains(t, err.Error(), "hunter2")
+	for _, u := range []string{server.URL + "/hooksier", server.URL + "/hooks/../x", "http://other/hooks/", "file:///etc/passwd", "https://u:p@" + strings.TrimPrefix(server.URL, "http://") + "/hooks/"} {
+		in.Webhook.URL = u
+		_, err = a.Webhook(t.Context(), in)
+		requireCode(t, err, api.CodeInvalid)
+	}
+}
+
+func requireCode(t *testing.T, err error, code string) {
+	t.Helper()
+	var app *temporal.ApplicationError
+	require.ErrorAs(t, err, &app)
+	require.Equal(t, code, app.Type(), app.Error())
+}
