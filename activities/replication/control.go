@@ -78,7 +78,9 @@ func (c *Control) Activities() map[string]any {
 }
 
 // ChooseServer picks the live server with the fewest machines; one to avoid is
-// taken only when there is no other. The epoch and instance are the caller's to set.
+// taken only when there is no other. Instance and epoch are the caller's to set;
+// the epoch in the answer is the newest the machine was ever assigned in (0:
+// never), below which the caller must not go.
 func (c *Control) ChooseServer(_ context.Context, in api.ChooseServerInput) (api.Assignment, error) {
 	servers, err := c.Registry.Servers(in.Role)
 	if err != nil {
@@ -93,7 +95,8 @@ func (c *Control) ChooseServer(_ context.Context, in api.ChooseServerInput) (api
 			"no %s was heard of in the last %s (%d enrolled); start one, or enrol one", in.Role, serverSilence, len(servers))
 	}
 	best := slices.MinFunc(live, func(a, b Server) int { return compareServers(a, b, in.Avoid) })
-	return api.Assignment{Server: best.Name, Role: in.Role, Address: best.Address}, nil
+	last, _ := c.Registry.Assignment(in.Machine)
+	return api.Assignment{Server: best.Name, Role: in.Role, Address: best.Address, Epoch: last.Epoch}, nil
 }
 
 // compareServers orders by: not to be avoided, fewest machines, name.
