@@ -93,3 +93,11 @@ func (m *MachineReport) points() int {
 	}
 	return n
 }
+
+// moved gives the bytes on the wire of a base pass, for the table.
+func moved(t *api.Transfer) string {
+	if t == nil {
+		return "-"
+	}
+	return bytes(t.WireBytes)
+}

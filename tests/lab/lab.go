@@ -56,6 +56,7 @@ type Lab struct {
 	VCenter                    VCenter
 
 	addresses map[string]string
+	sockets   string // directory for Unix sockets, whose paths must be short
 	guests    *guests
 	stopping  sync.Once
 }
@@ -80,7 +81,11 @@ func New(o Options) (*Lab, error) {
 			return nil, fmt.Errorf("make the lab: %w", err)
 		}
 	}
-	l := &Lab{Options: o, addresses: map[string]string{}}
+	sockets, err := os.MkdirTemp("", "drover-lab-")
+	if err != nil {
+		return nil, fmt.Errorf("make the lab: %w", err)
+	}
+	l := &Lab{Options: o, addresses: map[string]string{}, sockets: sockets}
 	for _, name := range []string{
 		"temporal", "ui", "vcenter", "config-server", "process-server", "master-target",
 		"config-server-metrics", "process-server-metrics", "master-target-metrics",
@@ -99,6 +104,8 @@ func New(o Options) (*Lab, error) {
 func (l *Lab) Path(elem ...string) string {
 	return filepath.Join(append([]string{l.Dir}, elem...)...)
 }
+
+func (l *Lab) bin(name string) string { return filepath.Join(l.Bin, name) }
 
 // Start starts everything but the guests.
 func (l *Lab) Start(ctx context.Context) error {
@@ -161,6 +168,7 @@ func (l *Lab) Close() error {
 				err = errors.Join(err, p.Stop())
 			}
 		}
+		err = errors.Join(err, os.RemoveAll(l.sockets))
 	})
 	return err
 }

@@ -31,7 +31,7 @@ type Process struct {
 func (l *Lab) process(name, bin string, args ...string) *Process {
 	return &Process{
 		Name: name, Log: filepath.Join(l.Dir, "log", name+".log"),
-		args: append([]string{filepath.Join(l.Bin, bin)}, args...),
+		args: append([]string{l.bin(bin)}, args...),
 	}
 }
 
