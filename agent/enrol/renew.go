@@ -17,6 +17,8 @@ const (
 	renewLastRetry  = 10 * time.Minute
 	// renewLook bounds one sleep, so that a clock that jumps is noticed.
 	renewLook = 10 * time.Minute
+	// renewLeast is the least time between two renewals, however short lives are.
+	renewLeast = time.Second
 )
 
 // Renewer is the part of the control client that renewal needs.
@@ -53,6 +55,9 @@ func (id *Identity) KeepRenewed(ctx context.Context, client Renewer, log *slog.L
 			continue
 		}
 		retry, next = renewFirstRetry, id.RenewAt()
+		if least := time.Now().Add(renewLeast); next.Before(least) {
+			next = least
+		}
 		log.Info("certificate renewed", "peer", id.Peer.String(), "expires", id.Expires())
 	}
 }

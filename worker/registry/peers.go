@@ -179,13 +179,17 @@ func (r *Registry) Peers() ([]PeerRecord, error) {
 				return err
 			}
 			out = append(out, PeerRecord{Role: peer.Role, Name: peer.Name, Serial: p.Serial, Instance: p.Instance,
-				DataAddress: p.DataAddress, Enrolled: p.Enrolled, Renewed: p.Renewed, Expires: p.Expires,
-				Revoked: r.IsRevoked(peer), Heard: r.instances(peer)})
+				DataAddress: p.DataAddress, Enrolled: p.Enrolled, Renewed: p.Renewed, Expires: p.Expires})
 			return nil
 		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list the peers: %w", err)
+	}
+	// Not inside the transaction: a writer that holds mu may wait for readers.
+	for i := range out {
+		peer := ident.Peer{Role: out[i].Role, Name: out[i].Name}
+		out[i].Revoked, out[i].Heard = r.IsRevoked(peer), r.instances(peer)
 	}
 	return out, nil
 }

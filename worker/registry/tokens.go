@@ -101,6 +101,8 @@ func (r *Registry) SpendToken(secret, instance string) (ident.Peer, error) {
 	var t token
 	var peer ident.Peer
 	now := r.now()
+	r.mu.Lock() // file and memory must agree on who is revoked
+	defer r.mu.Unlock()
 	err := r.db.Update(func(tx *bolt.Tx) error {
 		found, err := get(tx, bucketTokens, tokenKey(secret), &t)
 		peer = ident.Peer{Role: t.Role, Name: t.Name}
@@ -125,9 +127,7 @@ func (r *Registry) SpendToken(secret, instance string) (ident.Peer, error) {
 	if err != nil {
 		return ident.Peer{}, err
 	}
-	r.mu.Lock()
 	delete(r.revoked, peer)
-	r.mu.Unlock()
 	return peer, nil
 }
 
