@@ -6,18 +6,15 @@ import (
 	"sync"
 	"time"
 
-	"go.temporal.io/sdk/activity"
-
 	"drover/activities/activityerr"
 	"drover/datapath/replica"
 	"drover/datapath/stream"
 	"drover/workflows/api"
 )
 
-// baseMark stands behind the status in the heartbeats of a base pass, so that a
-// second try does not begin another generation.
+// baseMark stands in the heartbeats of a base pass, so that a second try does not
+// begin another generation.
 type baseMark struct {
-	Known bool `json:"known"`
 	// Wanted is the lowest generation whose completion is the end of this pass.
 	Wanted uint32 `json:"wanted"`
 }
@@ -28,19 +25,13 @@ type base struct {
 	in api.BaseInput
 
 	mu   sync.Mutex
-	mark baseMark
+	mark *baseMark // nil: not begun
 }
 
 // Base runs a base pass to its end. A second try goes on with the generation that
 // the first one began. Ending the activity does not end the pass.
 func (h *Host) Base(ctx context.Context, in api.BaseInput) (api.Transfer, error) {
-	b := &base{Host: h, in: in}
-	if activity.HasHeartbeatDetails(ctx) {
-		var st stream.Status
-		if err := activity.GetHeartbeatDetails(ctx, &st, &b.mark); err != nil {
-			b.mark = baseMark{} // begin again: never wrong, only slower
-		}
-	}
+	b := &base{Host: h, in: in, mark: lastPulse(ctx).Base}
 	ctx, stop := h.beating(ctx, in.Machine, b.heartbeatMark)
 	defer stop()
 	if err := h.grantIfNeeded(ctx, in.GrantInput); err != nil {
@@ -56,10 +47,10 @@ func (h *Host) Base(ctx context.Context, in api.BaseInput) (api.Transfer, error)
 	return transferOf(st, in.Cause), nil
 }
 
-func (b *base) heartbeatMark() any {
+func (b *base) heartbeatMark(p *pulse) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.mark
+	p.Base = b.mark
 }
 
 // begin asks for a new generation, unless an earlier try has. The mark goes out
@@ -69,14 +60,15 @@ func (b *base) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if b.mark.Known && b.in.NewGeneration && st.Generation >= b.mark.Wanted && st.Broken == nil {
+	if b.mark != nil && b.in.NewGeneration && st.Generation >= b.mark.Wanted && st.Broken == nil {
 		return nil
 	}
-	b.mu.Lock()
-	b.mark = baseMark{Known: true, Wanted: st.Generation}
-	if b.in.NewGeneration && (st.Complete || st.Generation == 0) {
-		b.mark.Wanted++
+	mark := &baseMark{Wanted: st.Generation}
+	if b.in.NewGeneration && st.Complete {
+		mark.Wanted++
 	}
+	b.mu.Lock()
+	b.mark = mark
 	b.mu.Unlock()
 	if !b.in.NewGeneration {
 		return nil

@@ -173,9 +173,26 @@ func (h *Host) ListPoints(ctx context.Context, machine ident.MachineID) ([]repli
 
 var errStopping = errors.New("the server's service is stopping; its streams go on when it is back")
 
+// pulse is a heartbeat: the stream's status, which operators see, and what the
+// next try of the activity must know. It reads as a stream.Status too.
+type pulse struct {
+	stream.Status
+	Base  *baseMark  `json:"base,omitempty"`
+	Watch *watchMark `json:"watch,omitempty"`
+}
+
+// lastPulse gives the last heartbeat of an earlier try; one that cannot be read
+// is none, which is never wrong, only slower.
+func lastPulse(ctx context.Context) (last pulse) {
+	if !activity.HasHeartbeatDetails(ctx) || activity.GetHeartbeatDetails(ctx, &last) != nil {
+		return pulse{}
+	}
+	return last
+}
+
 // beating gives a context that also ends when the worker stops, and heartbeats
-// the stream's status, with the mark behind it, until stop is called.
-func (h *Host) beating(ctx context.Context, machine ident.MachineID, mark func() any) (beating context.Context, stop func()) {
+// the stream's status until stop is called. mark, if any, adds to the heartbeats.
+func (h *Host) beating(ctx context.Context, machine ident.MachineID, mark func(*pulse)) (beating context.Context, stop func()) {
 	beating, cancel := context.WithCancelCause(ctx)
 	var beats sync.WaitGroup
 	beats.Go(func() {
@@ -196,16 +213,16 @@ func (h *Host) beating(ctx context.Context, machine ident.MachineID, mark func()
 	return beating, func() { cancel(nil); beats.Wait() }
 }
 
-func (h *Host) beat(ctx context.Context, machine ident.MachineID, mark func() any) {
+func (h *Host) beat(ctx context.Context, machine ident.MachineID, mark func(*pulse)) {
 	st, err := h.Streams.Status(machine)
 	if err != nil {
 		st = stream.Status{Machine: machine} // not granted: we still live
 	}
-	if mark == nil {
-		activity.RecordHeartbeat(ctx, st)
-		return
+	p := pulse{Status: st}
+	if mark != nil {
+		mark(&p)
 	}
-	activity.RecordHeartbeat(ctx, st, mark())
+	activity.RecordHeartbeat(ctx, p)
 }
 
 // ended gives the error of an activity its code. One that ended because the

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"go.temporal.io/api/serviceerror"
-	"go.temporal.io/sdk/activity"
 
 	"drover/datapath/ident"
 	"drover/datapath/stream"
@@ -23,7 +22,7 @@ const (
 	rpoWithin = "within"
 )
 
-// watchMark stands behind the status in the heartbeats of the watch.
+// watchMark stands in the heartbeats of the watch.
 type watchMark struct {
 	RPO string `json:"rpo,omitempty"`
 }
@@ -42,11 +41,8 @@ type watch struct {
 // when the machine is marked for resync. Ending the watch does not end the stream.
 func (h *Host) Replicate(ctx context.Context, in api.ReplicateInput) (api.ReplicateResult, error) {
 	w := &watch{Host: h, in: in}
-	if activity.HasHeartbeatDetails(ctx) {
-		var st stream.Status
-		if err := activity.GetHeartbeatDetails(ctx, &st, &w.mark); err != nil {
-			w.mark = watchMark{}
-		}
+	if last := lastPulse(ctx).Watch; last != nil {
+		w.mark = *last
 	}
 	ctx, stop := h.beating(ctx, in.Machine, w.heartbeatMark)
 	defer stop()
@@ -57,10 +53,11 @@ func (h *Host) Replicate(ctx context.Context, in api.ReplicateInput) (api.Replic
 	return api.ReplicateResult{Broken: st.Broken, Status: st}, h.ended(ctx, err, "watch the replication of %s on %s", in.Name, h.Name)
 }
 
-func (w *watch) heartbeatMark() any {
+func (w *watch) heartbeatMark(p *pulse) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.mark
+	mark := w.mark
+	p.Watch = &mark
 }
 
 func (w *watch) run(ctx context.Context) (stream.Status, error) {
