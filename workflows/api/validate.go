@@ -1,0 +1,224 @@
+package api
+
+import (
+	"fmt"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// FieldError says which field of a document is wrong and why.
+type FieldError struct {
+	Path   string `json:"path"` // e.g. "groups[1].machines[0].name"
+	Reason string `json:"reason"`
+}
+
+func (e FieldError) Error() string { return e.Path + ": " + e.Reason }
+
+// Limits of policies and plans.
+const (
+	MaxGroups        = 64
+	MaxPlanMachines  = 512
+	MaxPlanActions   = 256
+	MaxName          = 63
+	MaxMachineName   = 80 // as in vCenter
+	MinCutInterval   = 5 * time.Second
+	MaxCutInterval   = time.Hour
+	MinAppConsistent = time.Hour
+	MaxAppConsistent = 12 * time.Hour
+	MaxRetentionStep = 16
+	MaxActionRetries = 20
+	MaxActionTimeout = 7 * 24 * time.Hour
+)
+
+var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
+
+// ValidName reports whether s may name a policy, plan or group.
+func ValidName(s string) bool { return nameForm.MatchString(s) }
+
+// checker collects what is wrong.
+type checker struct{ errs []FieldError }
+
+func (c *checker) fail(path, format string, args ...any) {
+	c.errs = append(c.errs, FieldError{Path: path, Reason: fmt.Sprintf(format, args...)})
+}
+
+func (c *checker) name(path, s string) {
+	if !ValidName(s) {
+		c.fail(path, "%q: want 1 to %d of a-z, 0-9 and -, not beginning with -", s, MaxName)
+	}
+}
+
+func (c *checker) between(path string, d, low, high time.Duration) {
+	if d < low || d > high {
+		c.fail(path, "%s: want %s to %s", d, low, high)
+	}
+}
+
+// ValidatePolicy gives all that is wrong with a policy; nothing means that it may
+// be used.
+func ValidatePolicy(p Policy) []FieldError {
+	c := &checker{}
+	c.name("name", p.Name)
+	c.policy("", p)
+	if p.Failback != nil {
+		if p.Failback.Failback != nil {
+			c.fail("failback.failback", "a failback policy has none of its own")
+		}
+		c.policy("failback.", *p.Failback)
+	}
+	return c.errs
+}
+
+func (c *checker) policy(at string, p Policy) {
+	c.between(at+"cutInterval", p.CutInterval.D(), MinCutInterval, MaxCutInterval)
+	if p.RPOThreshold < 0 || p.RPOThreshold > 0 && p.RPOThreshold < p.CutInterval {
+		c.fail(at+"rpoThreshold", "%s: want 0 (off) or at least the cutInterval %s", p.RPOThreshold, p.CutInterval)
+	}
+	if p.AppConsistentEvery != 0 {
+		c.between(at+"appConsistentEvery", p.AppConsistentEvery.D(), MinAppConsistent, MaxAppConsistent)
+	}
+	if p.Resync.AfterDisconnect < 0 {
+		c.fail(at+"resync.afterDisconnect", "%s: want 0 (never) or more", p.Resync.AfterDisconnect)
+	}
+	c.retention(at+"retention", p)
+	c.window(at+"resync.window", p.Resync.Window)
+}
+
+func (c *checker) retention(at string, p Policy) {
+	r := p.Retention
+	if r.Keep <= 0 {
+		c.fail(at+".keep", "%s: want how long recovery points are kept", r.Keep)
+	}
+	if len(r.Steps) == 0 || len(r.Steps) > MaxRetentionStep {
+		c.fail(at+".steps", "%d steps, want 1 to %d", len(r.Steps), MaxRetentionStep)
+	}
+	last := time.Duration(0)
+	for i, s := range r.Steps {
+		step := fmt.Sprintf("%s.steps[%d]", at, i)
+		if s.Until <= last {
+			c.fail(step+".until", "%s: want more than the step before (%s)", s.Until, last)
+		}
+		if s.Every < 0 {
+			c.fail(step+".every", "%s: want 0 (all) or more", s.Every)
+		}
+		last = s.Until
+	}
+}
+
+func (c *checker) window(at string, w Window) {
+	if w.Start == "" && w.End == "" && w.TimeZone == "" && len(w.Days) == 0 {
+		return
+	}
+	for _, f := range [][2]string{{"start", w.Start}, {"end", w.End}} {
+		name, text := f[0], f[1]
+		if _, err := time.Parse("15:04", text); err != nil {
+			c.fail(at+"."+name, "%q: want a time such as 22:00", text)
+		}
+	}
+	for i, d := range w.Days {
+		if !strings.Contains("mon tue wed thu fri sat sun", d) || len(d) != 3 {
+			c.fail(fmt.Sprintf("%s.days[%d]", at, i), "%q: want mon, tue, wed, thu, fri, sat or sun", d)
+		}
+	}
+}
+
+// ValidatePlan gives all that is wrong with a plan; nothing means that it may be
+// used.
+func ValidatePlan(p Plan) []FieldError {
+	c := &checker{}
+	c.name("name", p.Name)
+	actions := c.actions("before", p.Before) + c.actions("after", p.After)
+	if len(p.Groups) == 0 || len(p.Groups) > MaxGroups {
+		c.fail("groups", "%d groups, want 1 to %d", len(p.Groups), MaxGroups)
+	}
+	seen, groups := map[string]string{}, map[string]bool{}
+	for i, g := range p.Groups {
+		at := fmt.Sprintf("groups[%d]", i)
+		c.name(at+".name", g.Name)
+		if groups[g.Name] {
+			c.fail(at+".name", "group %s is there twice", g.Name)
+		}
+		groups[g.Name] = true
+		if len(g.Machines) == 0 {
+			c.fail(at+".machines", "group %s is empty: name its machines or remove it", g.Name)
+		}
+		for j, m := range g.Machines {
+			path := fmt.Sprintf("%s.machines[%d].name", at, j)
+			if m.Name == "" || len(m.Name) > MaxMachineName || strings.ContainsAny(m.Name, "/\x00\n") {
+				c.fail(path, "%q: want a VM's name or machine id", m.Name)
+			}
+			if before, twice := seen[m.Name]; twice {
+				c.fail(path, "machine %s is in the plan twice, also in %s", m.Name, before)
+			}
+			seen[m.Name] = at
+		}
+		actions += c.actions(at+".before", g.Before) + c.actions(at+".after", g.After)
+	}
+	if len(seen) > MaxPlanMachines {
+		c.fail("groups", "%d machines, at most %d", len(seen), MaxPlanMachines)
+	}
+	if actions > MaxPlanActions {
+		c.fail("groups", "%d actions, at most %d", actions, MaxPlanActions)
+	}
+	return c.errs
+}
+
+func (c *checker) actions(at string, actions []PlanAction) int {
+	names := map[string]bool{}
+	for i, a := range actions {
+		path := fmt.Sprintf("%s[%d]", at, i)
+		if strings.TrimSpace(a.Name) == "" || len(a.Name) > MaxMachineName || strings.ContainsAny(a.Name, "/\n\x00") {
+			c.fail(path+".name", "%q: want a short name without / or line breaks", a.Name)
+		}
+		if names[a.Name] {
+			c.fail(path+".name", "action %s is there twice", a.Name)
+		}
+		names[a.Name] = true
+		c.action(path, a)
+	}
+	return len(actions)
+}
+
+func (c *checker) action(path string, a PlanAction) {
+	kinds := 0
+	if a.Script != nil {
+		kinds++
+		if f := a.Script.File; f == "" || strings.ContainsAny(f, "/\\\x00") || strings.HasPrefix(f, ".") {
+			c.fail(path+".script.file", "%q: want the plain name of a file in the configuration server's script directory", f)
+		}
+	}
+	if a.Webhook != nil {
+		kinds++
+		if u := a.Webhook.URL; !strings.HasPrefix(u, "https://") && !strings.HasPrefix(u, "http://") {
+			c.fail(path+".webhook.url", "want an http or https URL")
+		}
+	}
+	if a.Manual != nil {
+		kinds++
+		if strings.TrimSpace(a.Manual.Instructions) == "" {
+			c.fail(path+".manual.instructions", "want what the person is to do or to check")
+		}
+	}
+	if kinds != 1 {
+		c.fail(path, "want exactly one of script, webhook and manual, found %d", kinds)
+	}
+	for i, k := range a.On {
+		switch k {
+		case PlanTest, PlanPlanned, PlanUnplanned, PlanFailback:
+		default:
+			c.fail(fmt.Sprintf("%s.on[%d]", path, i), "%q: want test, planned, unplanned or failback", k)
+		}
+	}
+	if a.Timeout < 0 || a.Timeout.D() > MaxActionTimeout {
+		c.fail(path+".timeout", "%s: want up to %s", a.Timeout, MaxActionTimeout)
+	}
+	if a.Retries < 0 || a.Retries > MaxActionRetries {
+		c.fail(path+".retries", "%d: want 0 to %d", a.Retries, MaxActionRetries)
+	}
+	switch a.OnError {
+	case "", "stop", "continue", "ask":
+	default:
+		c.fail(path+".onError", "%q: want stop, continue or ask", a.OnError)
+	}
+}
