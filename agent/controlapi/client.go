@@ -156,6 +156,9 @@ const KeySize = 32
 
 // call does one request. In and out are JSON; extra is added to the timeout.
 func (c *Client) call(ctx context.Context, op, method, path string, in, out any, extra time.Duration) error {
+	if u, err := url.Parse(c.server); err != nil || u.Scheme != "https" || u.Hostname() == "" || u.Path != "" {
+		return fmt.Errorf("%s: the configuration server's address %q: want https://host:port", op, c.server)
+	}
 	limit := c.timeout + extra
 	limited, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -172,10 +175,7 @@ func (c *Client) call(ctx context.Context, op, method, path string, in, out any,
 	}
 	req, err := http.NewRequestWithContext(limited, method, c.server+path, body)
 	if err != nil {
-		return fmt.Errorf("%s: the configuration server's address %q: %w; want https://host:port", op, c.server, err)
-	}
-	if req.URL.Scheme != "https" || req.URL.Host == "" {
-		return fmt.Errorf("%s: the configuration server's address %q: want https://host:port", op, c.server)
+		return fmt.Errorf("%s from %s: %w", op, c.server, err)
 	}
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")

@@ -38,7 +38,7 @@ func listenAdmin(stateDir string) (*adminListener, error) {
 		return nil, fmt.Errorf("admin socket %s: %w; a long path of the state folder may be the cause (at most about 80 bytes)", path, err)
 	}
 	l.SetUnlinkOnClose(false)
-	if err := os.Chmod(birth, statefile.FileMode); err == nil {
+	if err = os.Chmod(birth, statefile.FileMode); err == nil {
 		err = os.Rename(birth, path)
 	}
 	if err != nil {
@@ -72,7 +72,7 @@ func (s *Server) doToken(r *http.Request) (any, error) {
 	peer := ident.Peer{Role: req.Role, Name: req.Name}
 	secret, err := s.Registry.IssueToken(registry.TokenSpec{Peer: peer, Instance: req.Instance, TTL: req.TTL})
 	if err != nil {
-		return nil, s.refused(err)
+		return nil, refused(err)
 	}
 	s.Logger.Info("token issued", "peer", peer.String(), "instance", req.Instance, "life", req.TTL)
 	return admin.TokenResponse{Token: s.CA.Fingerprint() + "." + secret}, nil
@@ -85,7 +85,7 @@ func (s *Server) doRevoke(r *http.Request) (any, error) {
 	}
 	peer := ident.Peer{Role: req.Role, Name: req.Name}
 	if err := s.Registry.Revoke(peer); err != nil {
-		return nil, s.refused(err)
+		return nil, refused(err)
 	}
 	s.Logger.Warn("revoked", "peer", peer.String())
 	return struct{}{}, nil
@@ -100,7 +100,7 @@ func (s *Server) doStatus(*http.Request) (any, error) {
 }
 
 // refused tells the operator, who may know everything, the cause.
-func (s *Server) refused(err error) error {
+func refused(err error) error {
 	switch {
 	case errors.Is(err, registry.ErrInvalid):
 		return fail(http.StatusBadRequest, controlapi.CodeBadRequest, "%v", err)
