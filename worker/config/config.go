@@ -51,6 +51,11 @@ type Webhooks struct {
 	Allow []string `yaml:"allow"` // prefixes
 }
 
+// Notify says where problems are sent besides the log.
+type Notify struct {
+	Webhook string `yaml:"webhook"` // URL; empty: nowhere
+}
+
 // Spool bounds the local spool of a process server.
 type Spool struct {
 	Limit Bytes `yaml:"limit"` // e.g. "2GiB"
@@ -72,6 +77,7 @@ type ConfigServer struct {
 	Scripts         string   `yaml:"scripts"` // directory of the plans' scripts
 	Secrets         string   `yaml:"secrets"` // directory of credential files
 	Webhooks        Webhooks `yaml:"webhooks"`
+	Notify          Notify   `yaml:"notify"`
 	CertificateLife Duration `yaml:"certificateLife"` // of agents and servers; default 168h
 }
 
@@ -118,6 +124,9 @@ func LoadConfigServer(file string) (*ConfigServer, error) {
 	d.path("$.scripts", &c.Scripts)
 	d.path("$.secrets", &c.Secrets)
 	d.urls("$.webhooks.allow", c.Webhooks.Allow)
+	if c.Notify.Webhook != "" {
+		d.url("$.notify.webhook", c.Notify.Webhook)
+	}
 	if life := c.CertificateLife.D(); life < minCertificateLife || life > maxCertificateLife {
 		d.fail("$.certificateLife", "%s: want %s to %s", life, minCertificateLife, maxCertificateLife)
 	}

@@ -85,7 +85,7 @@ func TestErrorsNameFileAndLine(t *testing.T) {
 		"wrong type":        {configServer + "webhooks: 7\n", ":12: ", ""},
 		"duration":          {configServer + "certificateLife: a week\n", ":12: ", "want a number with a unit"},
 		"short life":        {configServer + "certificateLife: 1m\n", ":12: ", "certificateLife: 1m0s: want 1h"},
-		"webhook":           {configServer + "webhooks:\n  allow:\n    - https://ok.example\n    - ftp://x\n", ":15: ", "ftp://x"},
+		"webhook":           {configServer + "webhooks:\n  allow:\n    - https://ok.example\n    - ftp://x\n", ":15: ", "webhooks.allow[1]: want a URL"},
 		"empty":             {"", ":1: ", "name"},
 		"syntax":            {configServer + "x: [1\n", ":12: ", ""},
 		"duplicate":         {configServer + "name: cs-2\n", ":12: ", "name"},

@@ -153,10 +153,15 @@ func (d *document) https(path, value string) {
 
 func (d *document) urls(path string, values []string) {
 	for i, v := range values {
-		u, err := url.Parse(v)
-		if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" {
-			d.fail(fmt.Sprintf("%s[%d]", path, i), "%q: want the beginning of a URL, such as https://host/hooks/", v)
-		}
+		d.url(fmt.Sprintf("%s[%d]", path, i), v)
+	}
+}
+
+// url checks a URL; the error does not repeat one that may hold a secret.
+func (d *document) url(path, value string) {
+	u, err := url.Parse(value)
+	if err != nil || (u.Scheme != "https" && u.Scheme != "http") || u.Host == "" {
+		d.fail(path, "want a URL, such as https://host/hooks/")
 	}
 }
 
