@@ -8,6 +8,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"drover/agent/controlapi"
 	"drover/datapath/ident"
@@ -86,7 +87,7 @@ func (r *Registry) WaitAssignment(ctx context.Context, machine ident.MachineID, 
 		changed := r.watch(machine) // before reading, so that no change is missed
 		a, _, err := r.assignment(machine)
 		if err != nil {
-			if errors.Is(err, bolt.ErrDatabaseNotOpen) {
+			if errors.Is(err, berrors.ErrDatabaseNotOpen) {
 				err = ErrClosed
 			}
 			return controlapi.Assignment{}, fmt.Errorf("read the assignment of machine %s: %w", machine, err)

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
 	"drover/datapath/ident"
 	"drover/worker/statefile"
@@ -76,7 +77,7 @@ func OpenWithClock(dir string, now func() time.Time) (*Registry, error) {
 	path := filepath.Join(dir, dbFile)
 	db, err := bolt.Open(path, statefile.FileMode, &bolt.Options{Timeout: lockTimeout})
 	if err != nil {
-		if errors.Is(err, bolt.ErrTimeout) {
+		if errors.Is(err, berrors.ErrTimeout) {
 			err = errors.New("another process has it open; stop the other configuration server")
 		}
 		return nil, fmt.Errorf("open the registry %s: %w", path, err)
