@@ -1,0 +1,161 @@
+// Package configserver runs the configuration server: the control API for agents
+// and servers, the operator's admin socket, and the Temporal worker of the control
+// queue.
+//
+// Agents and servers enrol, renew and learn their assignments while Temporal is
+// away; the worker starts when it answers.
+package configserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"drover/activities/action"
+	"drover/activities/control"
+	"drover/activities/notify"
+	"drover/activities/replication"
+	"drover/activities/target"
+	"drover/activities/target/local"
+	"drover/activities/vsphere"
+	"drover/datapath/cachestore"
+	"drover/datapath/replica/file"
+	"drover/worker"
+	"drover/worker/ca"
+	"drover/worker/config"
+	"drover/worker/controlserver"
+	"drover/worker/controlserver/admin"
+	"drover/worker/registry"
+	"drover/worker/service"
+	"drover/workflows/api"
+)
+
+// adminLook bounds the look whether the admin socket answers.
+const adminLook = time.Second
+
+// server is a configuration server being put together.
+type server struct {
+	config   *config.ConfigServer
+	log      *slog.Logger
+	registry *registry.Registry
+	store    *file.Store
+	cache    cachestore.Store
+	api      *controlserver.Server
+	temporal *service.Temporal
+}
+
+// Run runs the server until ctx ends, and then stops it gracefully.
+func Run(ctx context.Context, c *config.ConfigServer, log *slog.Logger) (err error) {
+	s := &server{config: c, log: log.With("server", c.Name)}
+	for _, dir := range []string{c.State, c.Scripts, c.Secrets} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make the directories of the configuration server: %w", err)
+		}
+	}
+	if s.registry, err = registry.Open(c.State); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.registry.Close()) }()
+	if s.store, err = file.Open(c.Store.File); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.store.Close()) }()
+	if s.cache, err = cachestore.NewDirectory(c.Cache.Directory); err != nil {
+		return err
+	}
+	metrics := service.Registry()
+	if err := errors.Join(s.serveAPI(metrics), s.connect(metrics)); err != nil {
+		return err
+	}
+	return s.serve(ctx, metrics)
+}
+
+// serveAPI makes the control API and the admin socket.
+func (s *server) serveAPI(metrics prometheus.Registerer) error {
+	authority, err := ca.Open(s.config.State, s.config.CertificateLife.D())
+	if err != nil {
+		return err
+	}
+	s.api, err = controlserver.New(controlserver.Config{
+		Name: s.config.Name, StateDir: s.config.State, Hosts: s.config.Advertise,
+		CA: authority, Registry: s.registry, Logger: s.log, Metrics: metrics,
+	})
+	return err
+}
+
+// connect makes the Temporal worker of the control queue.
+func (s *server) connect(metrics prometheus.Registerer) (err error) {
+	c := s.config
+	s.temporal, err = service.NewTemporal(service.TemporalConfig{
+		Address: c.Temporal.Address, Namespace: c.Temporal.Namespace,
+		Queue: api.ControlQueue, Identity: c.Name, Logger: s.log, Metrics: metrics,
+		Prepare: s.registerSearchAttributes, Started: startVault,
+	})
+	if err != nil {
+		return err
+	}
+	groups, err := s.activities()
+	if err != nil {
+		return err
+	}
+	register, err := worker.RegisterControl(groups...)
+	s.temporal.SetRegister(register)
+	return err
+}
+
+// activities makes all activities of the control queue.
+func (s *server) activities() ([]worker.Activities, error) {
+	c := s.config
+	ctl := control.New(control.Config{Client: s.temporal.Client, Agents: s.agents})
+	vcenter, err := vsphere.New(vsphere.Config{Secrets: c.Secrets, Lookup: ctl.LookupVCenter, Logger: s.log})
+	if err != nil {
+		return nil, err
+	}
+	actions, err := action.New(action.Config{Scripts: c.Scripts, Webhooks: c.Webhooks.Allow, Logger: s.log})
+	if err != nil {
+		return nil, err
+	}
+	notifier, err := notify.New(c.Notify.Webhook, s.log)
+	if err != nil {
+		return nil, err
+	}
+	cloud, err := local.Open(c.Target.Local.Directory)
+	if err != nil {
+		return nil, err
+	}
+	replicas := replication.NewControl(replication.ControlConfig{Registry: directory{s.registry}, Store: s.store, Cache: s.cache})
+	return []worker.Activities{ctl, replicas, vcenter, target.New(cloud, s.store), actions, notifier}, nil
+}
+
+// serve runs everything until ctx ends or a part fails.
+func (s *server) serve(ctx context.Context, metrics prometheus.Gatherer) error {
+	listener, err := net.Listen("tcp", s.config.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for agents and servers: %w", err)
+	}
+	g := service.NewGroup(ctx)
+	g.Go(func(ctx context.Context) error { return s.api.Serve(ctx, listener) })
+	g.Go(s.temporal.Run)
+	g.Go(func(ctx context.Context) error {
+		return service.ServeMetrics(ctx, s.config.Metrics, metrics, s.healthy)
+	})
+	return g.Wait()
+}
+
+// healthy: the worker runs and the operator can be served.
+func (s *server) healthy() error {
+	if err := s.temporal.Healthy(); err != nil {
+		return err
+	}
+	conn, err := net.DialTimeout("unix", admin.SocketPath(s.config.State), adminLook)
+	if err != nil {
+		return fmt.Errorf("the admin socket does not answer: %w", err)
+	}
+	return conn.Close()
+}

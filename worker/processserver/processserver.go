@@ -1,0 +1,155 @@
+// Package processserver runs a process server or master target: the receiving end
+// of agents' streams, and a Temporal worker with the activities of its host.
+//
+// Once it is enrolled it streams without Temporal and without the configuration
+// server.
+package processserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+
+	"github.com/prometheus/client_golang/prometheus"
+	sdkworker "go.temporal.io/sdk/worker"
+
+	"drover/activities/replication"
+	"drover/agent/controlapi"
+	"drover/agent/enrol"
+	"drover/datapath/cachestore"
+	"drover/datapath/replica/file"
+	"drover/datapath/server"
+	"drover/worker"
+	"drover/worker/config"
+	"drover/worker/service"
+	"drover/workflows/api"
+)
+
+// maxActivities bounds the activities at once: a watch for each machine, and what
+// else is asked for.
+const maxActivities = 2000
+
+// host is a server being put together.
+type host struct {
+	config   *config.ProcessServer
+	log      *slog.Logger
+	identity *enrol.Identity
+	control  *controlapi.Client
+	store    *file.Store
+	streams  *server.Server
+	denied   *denyList
+	keys     *keys
+	beats    *heartbeats
+	temporal *service.Temporal
+}
+
+// Run runs the server until ctx ends, and then stops it gracefully: what was
+// acknowledged is finished.
+func Run(ctx context.Context, c *config.ProcessServer, log *slog.Logger) error {
+	log = log.With("server", c.Name, "role", string(c.Role))
+	if err := os.MkdirAll(c.State, 0o700); err != nil {
+		return fmt.Errorf("make the state directory: %w", err)
+	}
+	id, err := identity(ctx, c, log)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil // asked to stop while it waited
+		}
+		return err
+	}
+	metrics := service.Registry()
+	h := &host{config: c, log: log, identity: id}
+	if err := h.open(metrics); err != nil {
+		return err
+	}
+	err = h.serve(ctx, metrics)
+	h.control.Close()
+	return errors.Join(err, h.store.Close())
+}
+
+// open opens store, cache and streams; nothing runs yet.
+func (h *host) open(metrics prometheus.Registerer) error {
+	c := h.config
+	h.control = h.identity.ControlClient(c.ConfigServer, nil)
+	h.keys = newKeys(h.control)
+	var err error
+	if h.denied, err = openDenyList(c.State); err != nil {
+		return err
+	}
+	cache, err := cachestore.NewDirectory(c.Cache.Directory)
+	if err != nil {
+		return err
+	}
+	if h.store, err = file.Open(c.Store.File); err != nil {
+		return err
+	}
+	h.streams, err = server.New(server.Config{
+		Name: c.Name, StateDir: c.State, TLS: h.identity.ServerTLS(),
+		Store: h.store, Cache: cache, SpoolLimit: int64(c.Spool.Limit), Keys: h.keys.Key,
+		DiskByID: c.DiskByID, Denied: h.denied.Denied, Logger: h.log, Metrics: metrics,
+	})
+	if err == nil {
+		err = h.connect(metrics)
+	}
+	if err != nil {
+		return errors.Join(err, h.store.Close())
+	}
+	h.beats = &heartbeats{
+		client: h.control, denied: h.denied, every: heartbeatEvery, log: h.log,
+		beat: controlapi.Heartbeat{Instance: instance(c), Version: service.Version(), State: "serving", DataAddress: c.Advertise},
+	}
+	return nil
+}
+
+// connect makes the Temporal worker.
+func (h *host) connect(metrics prometheus.Registerer) (err error) {
+	c := h.config
+	h.temporal, err = service.NewTemporal(service.TemporalConfig{
+		Address: c.Temporal.Address, Namespace: c.Temporal.Namespace,
+		Queue: api.HostQueue(c.Name), Identity: c.Name, Logger: h.log, Metrics: metrics,
+		Worker: sdkworker.Options{DisableWorkflowWorker: true, MaxConcurrentActivityExecutionSize: maxActivities},
+	})
+	if err != nil {
+		return err
+	}
+	activities := replication.NewHost(replication.HostConfig{
+		Name: c.Name, Role: c.Role, Streams: h.streams, Store: h.store,
+		CurrentKey: h.keys.Current, Signals: h.temporal.Client, Logger: h.log,
+	})
+	register, err := worker.RegisterHost(activities)
+	h.temporal.SetRegister(register)
+	return err
+}
+
+// serve runs everything until ctx ends or a part fails.
+func (h *host) serve(ctx context.Context, metrics prometheus.Gatherer) error {
+	listener, err := net.Listen("tcp", h.config.Listen)
+	if err != nil {
+		return fmt.Errorf("listen for agents: %w", err)
+	}
+	h.log.Info("takes agents' data", "address", listener.Addr().String(), "advertise", h.config.Advertise)
+	g := service.NewGroup(ctx)
+	g.Go(func(ctx context.Context) error { return h.streams.Serve(ctx, listener) })
+	g.Go(func(ctx context.Context) error {
+		h.identity.KeepRenewed(ctx, h.control, h.log)
+		return nil
+	})
+	g.Go(h.beats.Run)
+	g.Go(h.temporal.Run)
+	g.Go(func(ctx context.Context) error {
+		return service.ServeMetrics(ctx, h.config.Metrics, metrics, h.healthy)
+	})
+	return g.Wait()
+}
+
+// healthy: streams are served. That Temporal or the configuration server is away
+// makes the server no less healthy once it has been ready.
+func (h *host) healthy() error {
+	if h.beats.heard.Load() || h.temporal.Running() {
+		return nil
+	}
+	return errors.New("neither the configuration server nor Temporal has answered yet")
+}
