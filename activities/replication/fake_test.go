@@ -120,7 +120,7 @@ func (r *fakeReader) State(context.Context) (replica.State, error) {
 func (r *fakeReader) Hold(_ context.Context, id ident.Seq, h replica.Hold) error {
 	for i, p := range r.store.points {
 		if p.ID == id && id != r.store.lose {
-			r.store.points[i].Holds = append(p.Holds, h)
+			r.store.points[i].Holds = append(slices.Clone(p.Holds), h)
 			return nil
 		}
 	}

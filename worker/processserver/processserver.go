@@ -44,6 +44,7 @@ type host struct {
 	keys     *keys
 	beats    *heartbeats
 	temporal *service.Temporal
+	known    bool // enrolled before this start
 }
 
 // Run runs the server until ctx ends, and then stops it gracefully: what was
@@ -53,6 +54,7 @@ func Run(ctx context.Context, c *config.ProcessServer, log *slog.Logger) error {
 	if err := os.MkdirAll(c.State, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
 	}
+	_, notEnrolled := enrol.Load(c.State)
 	id, err := identity(ctx, c, log)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -61,7 +63,7 @@ func Run(ctx context.Context, c *config.ProcessServer, log *slog.Logger) error {
 		return err
 	}
 	metrics := service.Registry()
-	h := &host{config: c, log: log, identity: id}
+	h := &host{config: c, log: log, identity: id, known: notEnrolled == nil}
 	if err := h.open(metrics); err != nil {
 		return err
 	}
@@ -145,11 +147,12 @@ func (h *host) serve(ctx context.Context, metrics prometheus.Gatherer) error {
 	return g.Wait()
 }
 
-// healthy: streams are served. That Temporal or the configuration server is away
-// makes the server no less healthy once it has been ready.
+// healthy: streams are served, which needs neither Temporal nor the configuration
+// server. Only a server that is new must have been heard of first, as nobody would
+// choose it.
 func (h *host) healthy() error {
-	if h.beats.heard.Load() || h.temporal.Running() {
+	if h.known || h.beats.heard.Load() {
 		return nil
 	}
-	return errors.New("neither the configuration server nor Temporal has answered yet")
+	return errors.New("the configuration server has not taken a heartbeat yet")
 }
