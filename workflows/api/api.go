@@ -182,10 +182,10 @@ type ResyncPolicy struct {
 
 // Window is a daily window of time.
 type Window struct {
-	TimeZone string   `json:"timeZone"` // IANA name
-	Start    string   `json:"start"`    // "22:00"
-	End      string   `json:"end"`      // "06:00", may be on the next day
-	Days     []string `json:"days"`     // "mon".."sun" on which it starts; empty is every day
+	TimeZone string   `json:"timeZone"`       // IANA name
+	Start    string   `json:"start"`          // "22:00"
+	End      string   `json:"end"`            // "06:00", may be on the next day
+	Days     []string `json:"days,omitempty"` // "mon".."sun" on which it starts; empty is every day
 }
 
 // Target says what a machine becomes on the target side.

@@ -1,0 +1,149 @@
+package cli
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/stretchr/testify/mock"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/mocks"
+	"go.temporal.io/sdk/temporal"
+
+	"drover/datapath/ident"
+	"drover/datapath/stream"
+	"drover/workflows/api"
+)
+
+// run runs the command line against nothing.
+func run(t *testing.T, args ...string) (code int, out, errOut string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	code = Main(t.Context(), "test", append(args, "--address", "127.0.0.1:1"), &o, &e)
+	return code, o.String(), e.String()
+}
+
+func TestEveryVerbHasHelpAndExample(t *testing.T) {
+	a := &app{}
+	var check func(cmd *cobra.Command)
+	check = func(cmd *cobra.Command) {
+		for _, sub := range cmd.Commands() {
+			if sub.Name() == "help" || sub.Name() == "completion" || sub.Name() == "exit-codes" {
+				continue
+			}
+			require.NotEmpty(t, sub.Short, sub.CommandPath())
+			require.Contains(t, sub.Example, "drover ", sub.CommandPath())
+			check(sub)
+		}
+	}
+	check(a.root("test"))
+}
+
+func TestUsageIsRefusedBeforeAnythingIsStarted(t *testing.T) {
+	bad := filepath.Join(t.TempDir(), "plan.yaml")
+	require.NoError(t, os.WriteFile(bad, []byte("name: shop\ngroups:\n  - name: db\n    machines: []\n"), 0o600))
+	for _, args := range [][]string{
+		{"nonsense"}, {"status", "a", "b"}, {"resync"}, {"--nonsense"}, {"failover", "db-1"}, {"failover", "db-1", "--planned", "--unplanned"},
+		{"failover", "db-1", "--planned", "--point", "yesterday"}, {"unprotect", "db-1"}, {"unprotect", "db-1", "--yes-name", "db-2"},
+		{"protect", "db-1"}, {"plan", "run", "shop"}, {"plan", "run", "shop", "--test", "--planned"}, {"plan", "apply"}, {"plan", "apply", "-f", bad},
+		{"vcenter", "add", "vc-1", "--url", "http://x", "--credentials", "a"}, {"vcenter", "add", "vc-1", "--url", "https://u:hunter2@x/sdk", "--credentials", "a"},
+		{"vcenter", "add", "vc-1", "--url", "https://x/sdk", "--credentials", "../a"},
+	} {
+		code, out, errOut := run(t, args...)
+		require.Equal(t, exitUsage, code, "%v: %s%s", args, out, errOut)
+		require.NotContains(t, errOut, "hunter2")
+	}
+	_, _, errOut := run(t, "plan", "apply", "-f", bad)
+	require.Contains(t, errOut, "plan.yaml:4:")
+}
+
+func TestNoTemporal(t *testing.T) {
+	code, _, errOut := run(t, "status")
+	require.Equal(t, exitNoTemporal, code)
+	require.Contains(t, errOut, "127.0.0.1:1")
+	require.Contains(t, errOut, "TEMPORAL_ADDRESS")
+}
+
+func TestExitCodes(t *testing.T) {
+	app := func(code string) error { return temporal.NewApplicationError("x", code) }
+	for want, errs := range map[int][]error{
+		exitFailed:     {errors.New("x"), app(api.CodeTarget), app("Other")},
+		exitNotNow:     {app(api.CodeNotInState), app(api.CodeBusy), temporal.NewApplicationErrorWithCause("outer", "Other", app(api.CodeBusy))},
+		exitNotFound:   {app(api.CodeNotFound), serviceerror.NewNotFound("x"), &notFoundError{errors.New("x")}},
+		exitNoTemporal: {serviceerror.NewUnavailable("x"), &noTemporalError{"a", errors.New("x")}},
+		exitUsage:      {app(api.CodeInvalid), &usageError{errors.New("x")}},
+		exitWaits:      {&waitsError{"run", "step"}},
+	} {
+		for _, err := range errs {
+			require.Equal(t, want, exitCode(err), "%v", err)
+		}
+	}
+}
+
+// value is an encoded value that a mock client gives.
+type value struct{ fill func(any) }
+
+func (value) HasValue() bool { return true }
+func (v value) Get(p any) error {
+	v.fill(p)
+	return nil
+}
+
+func TestMemberByNameAndID(t *testing.T) {
+	one, two := ident.NewMachineID("v", "1"), ident.NewMachineID("v", "2")
+	c := &mocks.Client{}
+	c.On("QueryWorkflow", mock.Anything, api.VaultID, "", api.QueryStatus).Return(value{func(p any) {
+		p.(*api.VaultStatus).Machines = []api.VaultMember{{Machine: one, Name: "twin"}, {Machine: two, Name: "twin"}, {Machine: ident.NewMachineID("v", "3"), Name: "db-1"}}
+	}}, nil)
+	a := &app{client: c}
+	m, err := a.member(t.Context(), "db-1")
+	require.NoError(t, err)
+	require.Equal(t, "db-1", m.Name)
+	m, err = a.member(t.Context(), two.String())
+	require.NoError(t, err)
+	require.Equal(t, two, m.Machine)
+	_, err = a.member(t.Context(), "twin")
+	require.Equal(t, exitUsage, exitCode(err))
+	require.ErrorContains(t, err, one.String())
+	_, err = a.member(t.Context(), "db-9")
+	require.Equal(t, exitNotFound, exitCode(err))
+}
+
+func TestStatusTable(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	lines := []machineLine{
+		{Machine: api.MachineStatus{Name: "db-1", State: api.StateInitialReplication, Health: api.Healthy, Assignment: api.Assignment{Server: "ps-1"}},
+			Stream: &stream.Status{Disks: []stream.DiskProgress{{Name: "Hard disk 1", Size: 1 << 30, Done: 1 << 29, Bytes: 1 << 20}}}},
+		{Machine: api.MachineStatus{Name: "app-1", State: api.StateResyncRequired, Health: api.Critical,
+			Problems: []api.Problem{{Code: api.CodeSessionLost, Component: "agent", Cause: "no session for 5s", Action: "resync"}}}},
+		{Machine: api.MachineStatus{Name: "app-2", State: api.StateProtected}, Stream: &stream.Status{Complete: true, StoredTime: now.Add(-7 * time.Second), Points: 12}},
+	}
+	var out bytes.Buffer
+	printStatus(&out, lines, now)
+	for _, want := range []string{"Hard disk 1 50 % of 1.0 GiB, 1.0 MiB sent", "ResyncRequired", "DRV-3001 agent: no session for 5s", "| 7s ", "| 12 "} {
+		require.Contains(t, out.String(), want)
+	}
+}
+
+func TestPlanTable(t *testing.T) {
+	start := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	var out bytes.Buffer
+	printPlan(&out, "plan-shop-1", api.PlanStatus{Plan: "shop", Kind: api.PlanTest, State: "done", RTO: api.Duration(90 * time.Second), Steps: []api.PlanStep{
+		{ID: "1/db-1", Kind: "machine", State: api.StepDone, Started: start, Finished: start.Add(1500 * time.Millisecond), Message: "fine\nmore"},
+	}})
+	require.Contains(t, out.String(), "1.5s")
+	require.Contains(t, out.String(), "RTO of the whole: 1m30s")
+	require.False(t, strings.Contains(out.String(), "more"))
+}
+
+func TestSize(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 384 << 20: "384.0 MiB", 5 << 40: "5.0 TiB"} {
+		require.Equal(t, want, size(n))
+	}
+}

@@ -1,0 +1,64 @@
+package cli
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"drover/datapath/ident"
+	"drover/workflows/api"
+)
+
+// pointFlags choose the recovery point.
+type pointFlags struct {
+	choice string
+	id     uint64
+}
+
+func (p *pointFlags) add(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&p.choice, "point", string(api.PointLatest), "recovery point: latest, latest-processed or latest-app-consistent")
+	cmd.Flags().Uint64Var(&p.id, "point-id", 0, "recovery point by its number, as drover points lists them")
+}
+
+func (p *pointFlags) into(r *api.ActionRequest) error {
+	r.Point, r.PointID = api.PointChoice(p.choice), ident.Seq(p.id)
+	if p.id != 0 {
+		r.Point = api.PointCustom
+	}
+	switch r.Point {
+	case api.PointLatest, api.PointLatestProcessed, api.PointLatestApp, api.PointCustom:
+		return nil
+	}
+	return &usageError{errors.New("--point: want latest, latest-processed or latest-app-consistent")}
+}
+
+func (a *app) failoverCommand() *cobra.Command {
+	var planned, unplanned bool
+	var point pointFlags
+	var reason string
+	cmd := &cobra.Command{
+		Use:   "failover VM --planned|--unplanned",
+		Short: "Bring a machine up on the target side",
+		Long: "Bring a machine up on the target side.\n" +
+			"Planned: the source makes a last recovery point while frozen and goes down; nothing is lost.\n" +
+			"Unplanned: from a recovery point that exists; the source is shut down if it can be reached. If it cannot,\n" +
+			"a reason must be given, because it may still be running.",
+		Example: "  drover failover db-1 --planned\n  drover failover db-1 --unplanned --point-id 214 --reason \"site A burns\"",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if planned == unplanned {
+				return &usageError{errors.New("exactly one of --planned and --unplanned is needed")}
+			}
+			r := api.ActionRequest{Planned: planned, Reason: reason}
+			if err := point.into(&r); err != nil {
+				return err
+			}
+			return a.act(cmd.Context(), args[0], api.ActionFailover, r)
+		},
+	}
+	cmd.Flags().BoolVar(&planned, "planned", false, "both sides are there")
+	cmd.Flags().BoolVar(&unplanned, "unplanned", false, "the source may be gone")
+	cmd.Flags().StringVar(&reason, "reason", "", "why, when the source cannot be shut down")
+	point.add(cmd)
+	return cmd
+}

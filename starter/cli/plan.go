@@ -1,0 +1,132 @@
+package cli
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+
+	"drover/starter/spec"
+	"drover/workflows/api"
+)
+
+func (a *app) planCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "plan", Short: "Recovery plans: applications that fail over as a whole",
+		Example: "  drover plan apply -f shop.yaml\n  drover plan run shop --test --wait",
+	}
+	cmd.AddCommand(a.planApplyCommand(), a.planListCommand(), a.planShowCommand(), a.planRunCommand(), a.planStatusCommand(),
+		a.planDecision(api.PlanApprove, "Let a run go on that waits at a manual step"),
+		a.planDecision(api.PlanReject, "Let the manual step fail that a run waits at"),
+		a.planDecision(api.PlanRetry, "Try a failed step again that a run asks about"),
+		a.planDecision(api.PlanSkip, "Pass over a failed step that a run asks about"),
+		a.planDecision(api.PlanCancel, "Stop a run after what is under way"),
+	)
+	return cmd
+}
+
+func (a *app) planApplyCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:     "apply -f FILE",
+		Short:   "Keep a plan in the vault, new or changed",
+		Long:    "Keep a plan in the vault, new or changed. The file is checked as a whole first; what is wrong is told with file and line.",
+		Example: "  drover plan apply -f shop.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if file == "" {
+				return &usageError{errors.New("-f FILE is missing")}
+			}
+			p, err := spec.ReadPlan(file)
+			if err != nil {
+				return err
+			}
+			if err := a.connect(cmd.Context()); err != nil {
+				return err
+			}
+			r, err := update[api.ApplyResult](cmd.Context(), a, api.VaultID, api.VaultApplyPlan, api.ApplyPlan{Plan: p, By: by()})
+			if err != nil {
+				return err
+			}
+			return a.print(r, func(w io.Writer) { _, _ = fmt.Fprintf(w, "plan %s: %s\n", p.Name, r.Message) })
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "YAML file")
+	return cmd
+}
+
+func (a *app) planListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the plans", Example: "  drover plan list", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			v, err := a.vault(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.print(v.Plans, func(w io.Writer) {
+				t := table.NewWriter()
+				t.SetOutputMirror(w)
+				t.AppendHeader(table.Row{"plan", "groups", "machines", "applied", "by"})
+				for _, p := range v.Plans {
+					machines := 0
+					for _, g := range p.Plan.Groups {
+						machines += len(g.Machines)
+					}
+					t.AppendRow(table.Row{p.Plan.Name, len(p.Plan.Groups), machines, p.Applied.Local().Format(time.DateTime), p.By})
+				}
+				t.Render()
+			})
+		},
+	}
+}
+
+func (a *app) planShowCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "show PLAN", Short: "Print a plan as the file it can be applied from again",
+		Example: "  drover plan show shop > shop.yaml", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			v, err := a.vault(cmd.Context())
+			if err != nil {
+				return err
+			}
+			for _, p := range v.Plans {
+				if p.Plan.Name != args[0] {
+					continue
+				}
+				text, err := spec.Format(p.Plan)
+				if err != nil {
+					return err
+				}
+				return a.print(p.Plan, func(w io.Writer) { _, _ = w.Write(text) })
+			}
+			return &notFoundError{fmt.Errorf("no plan %q; `drover plan list` lists them", args[0])}
+		},
+	}
+}
+
+// planDecision makes the command of a decision about a run that waits or runs.
+func (a *app) planDecision(name, short string) *cobra.Command {
+	var d api.StepDecision
+	cmd := &cobra.Command{
+		Use: name + " RUN", Short: short,
+		Example: "  drover plan " + name + " plan-shop-7 --note \"checked with the database team\"",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := a.connect(cmd.Context()); err != nil {
+				return err
+			}
+			d.By = by()
+			s, err := update[api.PlanStatus](cmd.Context(), a, args[0], name, d)
+			if err != nil {
+				return err
+			}
+			return a.print(planRun{args[0], s}, func(w io.Writer) { _, _ = fmt.Fprintf(w, "%s: %s\n", args[0], s.State) })
+		},
+	}
+	cmd.Flags().StringVar(&d.Step, "step", "", "step, when several wait (default: the one that waits)")
+	cmd.Flags().StringVar(&d.Note, "note", "", "note for the record")
+	return cmd
+}

@@ -1,0 +1,68 @@
+package spec
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func write(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "f.yaml")
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
+func TestExamples(t *testing.T) {
+	p, err := ReadPolicy("../../docs/examples/policy.yaml")
+	require.NoError(t, err)
+	require.Equal(t, 30*time.Second, p.CutInterval.D())
+	require.Equal(t, 360*time.Hour, p.Retention.Keep)
+	require.Equal(t, 2*time.Hour, p.Retention.Steps[0].Until)
+	plan, err := ReadPlan("../../docs/examples/plan.yaml")
+	require.NoError(t, err)
+	require.Equal(t, "app-2", plan.Groups[1].Machines[1].Name)
+	require.True(t, plan.Groups[1].Machines[1].Optional)
+}
+
+func TestPlansThatAreRefused(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"unknown field", "name: shop\ngroups:\n  - name: db\n    machnes: []\n", `:4:5: unknown field "machnes"`},
+		{"machine twice", "name: shop\ngroups:\n  - name: db\n    machines:\n      - {name: a}\n      - {name: a}\n", ":6:16: groups[0].machines[1].name: machine a is in the plan twice"},
+		{"empty group", "name: shop\ngroups:\n  - name: db\n    machines: []\n", ":4:15: groups[0].machines: group db is empty"},
+		{"no machines at all", "name: shop\ngroups:\n  - name: db\n", "groups[0].machines: group db is empty"},
+		{"missing script", "name: shop\nbefore:\n  - name: x\n    script: {args: [a]}\ngroups:\n  - {name: db, machines: [{name: a}]}\n", "before[0].script.file: \"\": want the plain name"},
+		{"no action", "name: shop\nbefore:\n  - name: x\ngroups:\n  - {name: db, machines: [{name: a}]}\n", "want exactly one of script, webhook and manual"},
+		{"wrong duration", "name: shop\nbefore:\n  - name: x\n    timeout: soon\n    script: {file: a}\ngroups:\n  - {name: db, machines: [{name: a}]}\n", "soon"},
+		{"not YAML", "name: [\n", "f.yaml"},
+		{"two documents", "name: a\n---\nname: b\n", "2 YAML documents"},
+		{"empty", "", "f.yaml"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := ReadPlan(write(t, c.text))
+			require.ErrorContains(t, err, c.want)
+			var e *Error
+			require.ErrorAs(t, err, &e)
+		})
+	}
+}
+
+func TestFormatIsReadAgain(t *testing.T) {
+	p, err := ReadPlan("../../docs/examples/plan.yaml")
+	require.NoError(t, err)
+	text, err := Format(p)
+	require.NoError(t, err)
+	again, err := ReadPlan(write(t, string(text)))
+	require.NoError(t, err, string(text))
+	require.Equal(t, p, again)
+	q, err := ReadPolicy("../../docs/examples/policy.yaml")
+	require.NoError(t, err)
+	text, err = Format(q)
+	require.NoError(t, err)
+	qAgain, err := ReadPolicy(write(t, string(text)))
+	require.NoError(t, err, string(text))
+	require.Equal(t, q, qAgain)
+}
