@@ -1,0 +1,313 @@
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"drover/datapath/changeset"
+	"drover/datapath/checksum"
+	"drover/datapath/ident"
+	"drover/datapath/replica"
+)
+
+// Apply writes the change set. When no point is made (an incomplete base copy),
+// the Point given back is the zero Point.
+func (w *Writer) Apply(ctx context.Context, cs replica.ChangeSet) (replica.Point, error) {
+	sum := cs.Summary()
+	p, err := w.apply(ctx, cs, sum)
+	if err != nil {
+		return replica.Point{}, fmt.Errorf("apply change set %d to machine %s: %w", sum.Header.Seq, w.m.id, err)
+	}
+	return p, nil
+}
+
+func (w *Writer) apply(ctx context.Context, cs replica.ChangeSet, sum changeset.Summary) (replica.Point, error) {
+	unlock, err := w.begin(ctx)
+	if err != nil {
+		return replica.Point{}, err
+	}
+	defer unlock()
+	if p, ok := w.applied(sum); ok {
+		return p, nil
+	}
+	disks, err := w.fits(sum)
+	if err != nil {
+		return replica.Point{}, err
+	}
+	a := &applier{w: w, cs: cs, disks: disks, newest: w.mf.newest()}
+	p, err := a.run(ctx, sum)
+	if err != nil {
+		w.dropUndo() // its tail may be torn; it is checked when opened again
+	}
+	return p, err
+}
+
+// applied reports whether the change set was applied before.
+func (w *Writer) applied(sum changeset.Summary) (replica.Point, bool) {
+	s := &w.mf.State
+	pos := sum.Position()
+	if i := w.mf.point(pos.Seq); i >= 0 && s.Points[i].Position == pos {
+		return s.Points[i], true
+	}
+	return replica.Point{}, s.Position.Seq == pos.Seq && s.Position.Digest == pos.Digest
+}
+
+// fits checks that the change set is for the replica as it is.
+func (w *Writer) fits(sum changeset.Summary) ([]*openDisk, error) {
+	h, s := sum.Header, &w.mf.State
+	if h.Machine != w.m.id {
+		return nil, fmt.Errorf("it is of machine %s", h.Machine)
+	}
+	if !h.Follows(s.Position) || h.Generation != s.Generation {
+		return nil, fmt.Errorf("it is %d after %s of generation %d, the replica is at %s of generation %d: %w",
+			h.Seq, h.Prev.String()[:8], h.Generation, s.Position, s.Generation, replica.ErrGap)
+	}
+	if len(h.Disks) != len(s.Spec.Disks) {
+		return nil, fmt.Errorf("it has %d disks, the replica %d: begin a new generation: %w", len(h.Disks), len(s.Spec.Disks), replica.ErrGap)
+	}
+	disks := make([]*openDisk, len(h.Disks))
+	for i, d := range h.Disks {
+		if have := s.Spec.Disks[i].Disk; d != have {
+			return nil, fmt.Errorf("its disk %d is %s of %d bytes, the replica's is %s of %d bytes: begin a new generation: %w",
+				i, d.ID, d.Size, have.ID, have.Size, replica.ErrGap)
+		}
+		if disks[i] = w.open[d.ID]; disks[i] == nil {
+			return nil, fmt.Errorf("disk %s is not open", d.ID)
+		}
+	}
+	p, err := w.m.loadPending()
+	if err != nil {
+		return nil, err
+	}
+	if p.inFlight(s.Position) && p.digest != sum.Digest {
+		return nil, fmt.Errorf("change set %d (%s) was written in part: apply that one, or begin a new generation: %w",
+			p.seq, p.digest.String()[:8], replica.ErrGap)
+	}
+	return disks, nil
+}
+
+// applier is one application of one change set.
+type applier struct {
+	w      *Writer
+	cs     replica.ChangeSet
+	disks  []*openDisk
+	newest *replica.Point // nil: nothing to keep
+	blocks []*blockSet    // per disk: what the change set overwrites, when newest is set
+}
+
+func (a *applier) run(ctx context.Context, sum changeset.Summary) (replica.Point, error) {
+	st := a.w.m.store
+	if err := a.verify(ctx); err != nil {
+		return replica.Point{}, err
+	}
+	if err := a.saveOld(ctx); err != nil {
+		return replica.Point{}, err
+	}
+	if err := a.w.m.savePending(pending{sum.Header.Seq, sum.Digest}); err != nil {
+		return replica.Point{}, err
+	}
+	if err := st.step("pending"); err != nil {
+		return replica.Point{}, err
+	}
+	if err := a.write(ctx); err != nil {
+		return replica.Point{}, err
+	}
+	return a.finish(sum)
+}
+
+// eachExtent gives all extents from the first on, checked.
+func (a *applier) eachExtent(ctx context.Context, fn func(e *changeset.Extent) error) error {
+	if err := a.cs.Rewind(); err != nil {
+		return err
+	}
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		e, err := a.cs.Next()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := a.check(&e); err != nil {
+			return err
+		}
+		if err := fn(&e); err != nil {
+			return err
+		}
+	}
+}
+
+// check verifies the extent's place and the checksum of every block.
+func (a *applier) check(e *changeset.Extent) error {
+	if e.Disk < 0 || e.Disk >= len(a.disks) {
+		return fmt.Errorf("extent of disk %d of %d", e.Disk, len(a.disks))
+	}
+	d := a.disks[e.Disk].disk
+	end := e.Offset + e.Length
+	if e.Offset < 0 || e.Offset%checksum.BlockSize != 0 || e.Length <= 0 || end > d.Size || end < e.Offset ||
+		(e.Length%checksum.BlockSize != 0 && end != d.Size) {
+		return fmt.Errorf("extent of %d bytes at %d of disk %s with %d bytes: not whole blocks inside the disk", e.Length, e.Offset, d.ID, d.Size)
+	}
+	if e.Zero {
+		return nil
+	}
+	if e.Length > changeset.MaxExtentBytes || int64(len(e.Data)) != e.Length || int64(len(e.Sums)) != checksum.Blocks(e.Length) {
+		return fmt.Errorf("extent of %d bytes at %d of disk %s has %d bytes and %d checksums", e.Length, e.Offset, d.ID, len(e.Data), len(e.Sums))
+	}
+	return verifyBlocks(d, e.Offset, e.Data, e.Sums)
+}
+
+func verifyBlocks(d replica.Disk, offset int64, data []byte, sums []uint64) error {
+	for _, want := range sums {
+		n := min(checksum.BlockSize, len(data))
+		if checksum.Sum(d.Seed, offset, data[:n]) != want {
+			return fmt.Errorf("block %d (offset %d) of disk %s: %w", offset/checksum.BlockSize, offset, d.ID, replica.ErrCorrupt)
+		}
+		data, offset = data[n:], offset+int64(n)
+	}
+	return nil
+}
+
+// verify reads the whole change set before anything is changed, and notes what
+// it overwrites.
+func (a *applier) verify(ctx context.Context) error {
+	a.blocks = make([]*blockSet, len(a.disks))
+	for i := range a.blocks {
+		a.blocks[i] = newBlockSet()
+	}
+	return a.eachExtent(ctx, func(e *changeset.Extent) error {
+		if a.newest != nil {
+			a.blocks[e.Disk].add(e.Offset/checksum.BlockSize, checksum.Blocks(e.Offset+e.Length))
+		}
+		return nil
+	})
+}
+
+// saveOld keeps the old content of all blocks that are overwritten for the first
+// time since the newest point, durably, before any of them is touched.
+func (a *applier) saveOld(ctx context.Context) error {
+	if a.newest == nil {
+		return nil
+	}
+	u, err := a.w.newestUndo()
+	if err != nil {
+		return err
+	}
+	buf := make([]byte, ioBytes)
+	for i, d := range a.disks {
+		err := a.blocks[i].eachRun(u.saved[d.disk.ID], func(from, to int64) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			return u.saveOld(d.disk, d.img, d.sums, from, to, buf)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if err := a.w.m.store.step("undo-saved"); err != nil {
+		return err
+	}
+	if err := u.sync(); err != nil {
+		return err
+	}
+	return a.w.m.store.step("undo-synced")
+}
+
+// newestUndo gives the newest point's undo file, open to append.
+func (w *Writer) newestUndo() (*undoAppender, error) {
+	p := w.mf.newest()
+	if w.undo != nil && w.undoPoint == p.ID {
+		return w.undo, nil
+	}
+	w.dropUndo()
+	u, err := openUndo(w.m.undoPath(w.mf.Undo[len(w.mf.Undo)-1]), w.m.id, p.ID, undoHeaderSize+p.UndoBytes)
+	if err != nil {
+		return nil, err
+	}
+	w.undo, w.undoPoint = u, p.ID
+	return u, nil
+}
+
+func (a *applier) write(ctx context.Context) error {
+	st := a.w.m.store
+	touched := make([]bool, len(a.disks))
+	err := a.eachExtent(ctx, func(e *changeset.Extent) error {
+		touched[e.Disk] = true
+		if err := writeExtent(a.disks[e.Disk], e); err != nil {
+			return err
+		}
+		return st.step("image-written")
+	})
+	if err != nil {
+		return err
+	}
+	for i, d := range a.disks {
+		if !touched[i] {
+			continue
+		}
+		if err := d.img.sync(); err != nil {
+			return err
+		}
+		if err := st.step("image-synced"); err != nil {
+			return err
+		}
+		if err := d.sums.sync(); err != nil {
+			return err
+		}
+	}
+	return st.step("sums-synced")
+}
+
+func writeExtent(d *openDisk, e *changeset.Extent) error {
+	first := e.Offset / checksum.BlockSize
+	if e.Zero || !slices.ContainsFunc(e.Sums, func(s uint64) bool { return s != 0 }) {
+		if err := d.img.zero(e.Offset, e.Length); err != nil {
+			return err
+		}
+		return d.sums.writeZeros(first, checksum.Blocks(e.Length))
+	}
+	if err := d.img.write(e.Data, e.Offset); err != nil {
+		return err
+	}
+	return d.sums.write(first, e.Sums)
+}
+
+// finish publishes the new position and the point, if one is made.
+func (a *applier) finish(sum changeset.Summary) (replica.Point, error) {
+	w := a.w
+	mf := w.mf.clone()
+	s := &mf.State
+	s.Position, s.Empty = sum.Position(), false
+	s.Complete = s.Complete || (sum.Header.Kind == changeset.Base && sum.Cut.Complete)
+	if p := mf.newest(); p != nil && w.undo != nil {
+		p.UndoBytes = w.undo.bytes()
+	}
+	if sum.Cut.Consistency == ident.NoConsistency || !s.Complete {
+		return replica.Point{}, w.commit(mf)
+	}
+	p := replica.Point{
+		ID: sum.Header.Seq, Position: s.Position, Generation: s.Generation,
+		Time:        sum.Cut.SourceTime.Add(sum.Cut.ClockOffset),
+		Consistency: sum.Cut.Consistency, Final: sum.Cut.Final, Freeze: sum.Cut.Freeze, Note: sum.Cut.Note,
+		Disks: slices.Clone(s.Spec.Disks),
+	}
+	name := undoName(p)
+	if err := createUndo(w.m.undoPath(name), w.m.id, p); err != nil {
+		return replica.Point{}, err
+	}
+	if err := syncDir(w.m.path(undoDir)); err != nil {
+		return replica.Point{}, err
+	}
+	if err := w.m.store.step("undo-created"); err != nil {
+		return replica.Point{}, err
+	}
+	s.Points, mf.Undo = append(s.Points, p), append(mf.Undo, name)
+	return p, w.commit(mf)
+}

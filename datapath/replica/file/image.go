@@ -1,0 +1,175 @@
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"drover/datapath/checksum"
+	"drover/datapath/replica"
+)
+
+// Values of whence that Linux knows beyond io's.
+const (
+	seekData = 3
+	seekHole = 4
+)
+
+// ioBytes is how much is read or written at once.
+const ioBytes = 1 << 20
+
+var zeros [ioBytes]byte
+
+func (m machine) imagePath(d replica.Disk) string {
+	if d.Path != "" {
+		return d.Path
+	}
+	return m.path(disksDir, d.ID.String()+".img")
+}
+
+// image is the content of one disk.
+type image struct {
+	f       *os.File
+	outside bool // Path: never made, never truncated, no holes punched
+}
+
+// openImage opens the disk's image; one of the store is made when absent and for
+// writing.
+func (m machine) openImage(d replica.Disk, write bool) (*image, error) {
+	flags := os.O_RDONLY
+	if write {
+		flags = os.O_RDWR
+		if d.Path == "" {
+			flags |= os.O_CREATE
+		}
+	}
+	f, err := os.OpenFile(m.imagePath(d), flags, fileMode)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) && d.Path != "" {
+			return nil, fmt.Errorf("open disk %s: %w: attach the disk, or correct its path", d.ID, err)
+		}
+		return nil, fmt.Errorf("open disk %s: %w", d.ID, spaceErr(err))
+	}
+	return &image{f: f, outside: d.Path != ""}, nil
+}
+
+// ensureSize checks an outside disk, and grows or shrinks one of the store.
+func (i *image) ensureSize(size int64) error {
+	have, err := i.f.Seek(0, io.SeekEnd) // works for block devices too
+	if err != nil {
+		return fmt.Errorf("size of %s: %w", i.f.Name(), err)
+	}
+	if i.outside {
+		if have < size {
+			return fmt.Errorf("%s has %d bytes, the disk needs %d: attach a disk of at least that size", i.f.Name(), have, size)
+		}
+		return nil
+	}
+	if have == size {
+		return nil
+	}
+	if err := i.f.Truncate(size); err != nil {
+		return fmt.Errorf("resize %s to %d bytes: %w", i.f.Name(), size, spaceErr(err))
+	}
+	return nil
+}
+
+// zero makes the range read as zeros, giving its room back where that is possible.
+func (i *image) zero(offset, length int64) error {
+	if !i.outside {
+		err := unix.Fallocate(int(i.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, offset, length)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+			return fmt.Errorf("punch hole in %s at %d: %w", i.f.Name(), offset, spaceErr(err))
+		}
+	}
+	for length > 0 {
+		n := min(length, ioBytes)
+		if err := i.write(zeros[:n], offset); err != nil {
+			return err
+		}
+		offset, length = offset+n, length-n
+	}
+	return nil
+}
+
+func (i *image) write(b []byte, offset int64) error {
+	if _, err := i.f.WriteAt(b, offset); err != nil {
+		return fmt.Errorf("write %s at %d: %w", i.f.Name(), offset, spaceErr(err))
+	}
+	return nil
+}
+
+// read fills b; what lies beyond the end of the image reads as zeros.
+func (i *image) read(b []byte, offset int64) error {
+	n, err := i.f.ReadAt(b, offset)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read %s at %d: %w", i.f.Name(), offset, err)
+	}
+	clear(b[n:])
+	return nil
+}
+
+func (i *image) sync() error {
+	if err := i.f.Sync(); err != nil {
+		return fmt.Errorf("sync %s: %w", i.f.Name(), spaceErr(err))
+	}
+	return nil
+}
+
+// nextData gives the next range from offset on, before limit, that is not a hole.
+// Where holes cannot be found, all is data. The caller excludes other seeks.
+func (i *image) nextData(offset, limit int64) (from, to int64) {
+	from, err := i.f.Seek(offset, seekData)
+	if errors.Is(err, unix.ENXIO) {
+		return limit, limit
+	}
+	if err != nil {
+		return offset, limit
+	}
+	if to, err = i.f.Seek(from, seekHole); err != nil {
+		to = limit
+	}
+	from = max(offset, from/checksum.BlockSize*checksum.BlockSize)
+	to = (to + checksum.BlockSize - 1) / checksum.BlockSize * checksum.BlockSize
+	return min(from, limit), min(to, limit)
+}
+
+// rescan reads the image's range and gives the sums of its blocks, in order.
+// Holes are not read; for them sums of zero are given in the same way.
+func (i *image) rescan(ctx context.Context, seed uint64, offset, end int64, fn func(first int64, sums []uint64) error) error {
+	buf := make([]byte, ioBytes)
+	sums := make([]uint64, 0, ioBytes/checksum.BlockSize)
+	for offset < end {
+		from, to := i.nextData(offset, end)
+		for offset < end && offset < max(from, to) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			n := min(ioBytes, end-offset)
+			sums = sums[:0]
+			if offset+n <= from {
+				sums = append(sums, make([]uint64, checksum.Blocks(n))...)
+			} else {
+				if err := i.read(buf[:n], offset); err != nil {
+					return err
+				}
+				sums = checksum.SumAll(sums, seed, offset, buf[:n])
+			}
+			if err := fn(offset/checksum.BlockSize, sums); err != nil {
+				return err
+			}
+			offset += n
+		}
+	}
+	return nil
+}
+
+func (i *image) close() error { return i.f.Close() }

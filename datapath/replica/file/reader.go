@@ -1,0 +1,335 @@
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"sync"
+
+	"drover/datapath/checksum"
+	"drover/datapath/ident"
+	"drover/datapath/replica"
+)
+
+const (
+	maxReloads = 100 // how often files may be merged away while they are being opened
+	maxRereads = 3   // how often a block that does not match is read again
+)
+
+// reader reads one machine; it keeps nothing open.
+type reader struct{ m machine }
+
+// OpenReader opens the machine read-only.
+func (s *Store) OpenReader(_ context.Context, id ident.MachineID) (replica.Reader, error) {
+	r := &reader{s.machine(id)}
+	if _, err := r.m.load(); err != nil {
+		return nil, fmt.Errorf("open replica of machine %s for reading: %w", id, err)
+	}
+	return r, nil
+}
+
+func (r *reader) Close() error { return nil }
+
+func (r *reader) State(context.Context) (replica.State, error) {
+	mf, err := r.m.load()
+	if err != nil {
+		return replica.State{}, err
+	}
+	return r.m.state(mf)
+}
+
+// OpenDisk opens the disk as of the point.
+func (r *reader) OpenDisk(_ context.Context, point ident.Seq, disk ident.DiskID) (replica.DiskReader, error) {
+	d := &diskReader{m: r.m, point: point, id: disk, files: map[string]*undoSource{}}
+	if err := d.start(); err != nil {
+		return nil, fmt.Errorf("open disk %s of machine %s at point %d: %w", disk, r.m.id, point, errors.Join(err, d.Close()))
+	}
+	return d, nil
+}
+
+// undoSource is an undo file that a disk reader has open.
+type undoSource struct {
+	f   *os.File
+	end int64 // entries up to here are known
+}
+
+// diskReader overlays the image with the undo files from its point on.
+type diskReader struct {
+	m     machine
+	point ident.Seq
+	id    ident.DiskID
+	disk  replica.Disk // as of the point
+
+	image *image
+	sums  *sumsFile
+
+	mu     sync.Mutex // guards what follows
+	stamp  stamp
+	chain  []string // undo files from the point to the newest, oldest first
+	files  map[string]*undoSource
+	runs   []run // merged
+	change int   // counts changes of runs
+}
+
+func (d *diskReader) start() error {
+	if err := d.refresh(); err != nil {
+		return err
+	}
+	mf, err := d.m.load()
+	if err != nil {
+		return err
+	}
+	now, ok := mf.disk(d.id)
+	if !ok {
+		return fmt.Errorf("disk: %w", replica.ErrNotFound)
+	}
+	if d.image, err = d.m.openImage(now, false); err != nil {
+		return err
+	}
+	d.sums, err = openSums(d.m.sumsPath(d.id), false)
+	return err
+}
+
+func (d *diskReader) Size() int64 { return d.disk.Size }
+
+func (d *diskReader) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var err error
+	for name, f := range d.files {
+		err = errors.Join(err, f.f.Close())
+		delete(d.files, name)
+	}
+	if d.image != nil {
+		err = errors.Join(err, d.image.close())
+		d.image = nil
+	}
+	if d.sums != nil {
+		err = errors.Join(err, d.sums.close())
+		d.sums = nil
+	}
+	return err
+}
+
+// refresh takes over what was appended to the undo files, and points that were
+// made or merged away. The caller holds mu, or is the only one.
+func (d *diskReader) refresh() error {
+	for range maxReloads {
+		if err := d.refreshChain(); err != nil {
+			return err
+		}
+		again := false
+		for _, name := range d.chain {
+			err := d.refreshFile(name)
+			if errors.Is(err, fs.ErrNotExist) {
+				again, d.stamp = true, stamp{} // merged away: the manifest says where
+				break
+			}
+			if err != nil {
+				return fmt.Errorf("undo file %s: %w", name, err)
+			}
+		}
+		if !again {
+			return nil
+		}
+	}
+	return fmt.Errorf("undo files of point %d were replaced %d times while they were opened", d.point, maxReloads)
+}
+
+func (d *diskReader) refreshChain() error {
+	st, err := d.m.stamp()
+	if err != nil || st == d.stamp {
+		return err
+	}
+	mf, err := d.m.load()
+	if err != nil {
+		return err
+	}
+	i := mf.point(d.point)
+	if i < 0 {
+		return fmt.Errorf("point %d: %w", d.point, replica.ErrNotFound)
+	}
+	if d.disk.Size == 0 {
+		for _, pd := range mf.State.Points[i].Disks {
+			if pd.ID == d.id {
+				d.disk = pd
+			}
+		}
+		if d.disk.Size == 0 {
+			return fmt.Errorf("disk: %w", replica.ErrNotFound)
+		}
+	}
+	d.stamp, d.chain = st, mf.Undo[i:]
+	return nil
+}
+
+// refreshFile reads the entries that are new in the file.
+func (d *diskReader) refreshFile(name string) error {
+	f := d.files[name]
+	if f == nil {
+		h, err := os.Open(d.m.undoPath(name))
+		if err != nil {
+			return err
+		}
+		f = &undoSource{f: h, end: undoHeaderSize}
+		d.files[name] = f
+	}
+	st, err := f.f.Stat()
+	if err != nil || st.Size() <= f.end {
+		return err
+	}
+	var added []run
+	f.end, err = scanUndo(f.f, f.end, st.Size(), st.Size(), func(e entry) error {
+		if e.disk == d.id {
+			added = append(added, run{off: e.offset, end: e.end(), src: f, e: e})
+		}
+		return nil
+	})
+	if len(added) > 0 {
+		d.runs = mergeRuns(d.runs, sortRuns(added))
+		d.change++
+	}
+	return err
+}
+
+// ReadAt reads as of the point. It is safe for concurrent use.
+func (d *diskReader) ReadAt(p []byte, off int64) (int, error) {
+	if off < 0 {
+		return 0, fmt.Errorf("read disk %s at %d: negative offset", d.id, off)
+	}
+	done := 0
+	var buf []byte
+	for done < len(p) && off+int64(done) < d.disk.Size {
+		at := off + int64(done)
+		start := at / checksum.BlockSize * checksum.BlockSize
+		end := min(start+ioBytes, d.disk.Size, roundUp(off+int64(len(p))))
+		into := p[done:]
+		direct := start == at && int64(len(into)) >= end-start
+		if direct {
+			into = into[:end-start]
+		} else {
+			if buf == nil {
+				buf = make([]byte, min(ioBytes, roundUp(int64(len(p)))+checksum.BlockSize))
+			}
+			into = buf[:end-start]
+		}
+		if err := d.readBlocks(into, start); err != nil {
+			return done, fmt.Errorf("read disk %s of machine %s at point %d: %w", d.id, d.m.id, d.point, err)
+		}
+		if direct {
+			done += len(into)
+		} else {
+			done += copy(p[done:], into[at-start:])
+		}
+	}
+	if done < len(p) {
+		return done, io.EOF
+	}
+	return done, nil
+}
+
+func roundUp(n int64) int64 { return checksum.Blocks(n) * checksum.BlockSize }
+
+// readBlocks reads whole blocks. The image is read first and the undo files are
+// asked after: what was overwritten meanwhile is in them.
+func (d *diskReader) readBlocks(b []byte, off int64) error {
+	var err error
+	for range maxRereads {
+		if err = d.readOnce(b, off); !errors.Is(err, replica.ErrCorrupt) {
+			return err
+		}
+	}
+	return err
+}
+
+func (d *diskReader) readOnce(b []byte, off int64) error {
+	if err := d.image.read(b, off); err != nil {
+		return err
+	}
+	sums := make([]uint64, checksum.Blocks(int64(len(b))))
+	if err := d.sums.read(off/checksum.BlockSize, sums); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	err := d.refresh()
+	runs := d.runs
+	d.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	end := off + int64(len(b))
+	pos := off
+	for i := findRun(runs, off); pos < end; i++ {
+		next := end
+		if i < len(runs) {
+			next = max(pos, min(runs[i].off, end))
+		}
+		if pos < next { // from the image
+			n := (pos - off) / checksum.BlockSize
+			part := sums[n : n+checksum.Blocks(next-pos)]
+			if err := verifyBlocks(d.disk, pos, b[pos-off:next-off], part); err != nil {
+				return err
+			}
+			pos = next
+		}
+		if i < len(runs) && pos < end {
+			next = min(runs[i].end, end)
+			if err := runs[i].read(d.disk, b[pos-off:next-off], pos); err != nil {
+				return err
+			}
+			pos = next
+		}
+	}
+	return nil
+}
+
+// NextData finds data in the image and in the undo files. Holes of the image are
+// looked for before the undo files are asked, for the same reason as in ReadAt.
+func (d *diskReader) NextData(offset int64) (checksum.Range, bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	pos := max(0, offset/checksum.BlockSize*checksum.BlockSize)
+	for pos < d.disk.Size {
+		from, to, err := d.stableNext(pos)
+		if err != nil {
+			return checksum.Range{}, false, fmt.Errorf("find data of disk %s at point %d: %w", d.id, d.point, err)
+		}
+		i := findRun(d.runs, pos)
+		if i < len(d.runs) && d.runs[i].off <= pos {
+			r := d.runs[i]
+			if r.e.flags&flagZero != 0 {
+				pos = r.end
+				continue
+			}
+			return checksum.Range{Offset: pos, Length: min(r.end, d.disk.Size) - pos}, true, nil
+		}
+		next := d.disk.Size
+		if i < len(d.runs) {
+			next = min(next, d.runs[i].off)
+		}
+		if from >= next {
+			pos = next
+			continue
+		}
+		return checksum.Range{Offset: from, Length: min(to, next) - from}, true, nil
+	}
+	return checksum.Range{}, false, nil
+}
+
+// stableNext looks for data in the image until no undo was added meanwhile.
+func (d *diskReader) stableNext(pos int64) (from, to int64, err error) {
+	for range maxRereads {
+		before := d.change
+		from, to = d.image.nextData(pos, d.disk.Size)
+		if err := d.refresh(); err != nil {
+			return 0, 0, err
+		}
+		if before == d.change {
+			return from, to, nil
+		}
+	}
+	return pos, d.disk.Size, nil // a busy writer: all may be data
+}

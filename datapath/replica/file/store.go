@@ -1,0 +1,295 @@
+// Package file keeps machines' replicas in a directory: one sparse image per
+// disk (or a disk attached to a master target), a map of checksums, and for each
+// recovery point an undo file with what was overwritten after it.
+//
+// The layout is described in FORMAT.md. Several processes may use one store at
+// once: writers exclude each other by file locks and the epoch, readers take no
+// lock.
+package file
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"drover/datapath/ident"
+	"drover/datapath/replica"
+)
+
+// MaxDocumentBytes bounds one document of a machine or of the store.
+const MaxDocumentBytes = 64 << 10
+
+const (
+	machinesDir  = "machines"
+	documentsDir = "documents"
+	removedMark  = ".removed-" // prefix of machines that are being deleted
+	dirMode      = 0o750
+	fileMode     = 0o640
+)
+
+var documentName = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
+
+// Store is a directory of replicas. It is safe for concurrent use.
+type Store struct {
+	dir string
+	now func() time.Time
+	// failpoint is called at each durable step; tests set it to break off there.
+	failpoint func(step string) error
+}
+
+var _ replica.Store = (*Store)(nil)
+
+// Open opens the store in the directory, making it when absent, and finishes the
+// deletion of machines that was broken off.
+func Open(dir string) (*Store, error) {
+	for _, d := range []string{machinesDir, documentsDir} {
+		if err := os.MkdirAll(filepath.Join(dir, d), dirMode); err != nil {
+			return nil, fmt.Errorf("open replica store %s: %w", dir, spaceErr(err))
+		}
+	}
+	s := &Store{dir: dir, now: time.Now}
+	leftover, err := filepath.Glob(filepath.Join(dir, machinesDir, removedMark+"*"))
+	if err != nil {
+		return nil, fmt.Errorf("open replica store %s: %w", dir, err)
+	}
+	for _, l := range leftover {
+		if err := os.RemoveAll(l); err != nil {
+			return nil, fmt.Errorf("open replica store: finish the removal of %s: %w", l, err)
+		}
+	}
+	return s, nil
+}
+
+// Close ends the use of the store. Writers and readers are closed by their owners.
+func (s *Store) Close() error { return nil }
+
+// step is a place where a crash must do no harm.
+func (s *Store) step(name string) error {
+	if s.failpoint == nil {
+		return nil
+	}
+	return s.failpoint(name)
+}
+
+func (s *Store) machine(id ident.MachineID) machine {
+	return machine{store: s, id: id, dir: filepath.Join(s.dir, machinesDir, id.String())}
+}
+
+// Fence raises the epoch. It waits for a change that is being made by an older
+// writer: after it returns, that writer changes nothing more.
+func (s *Store) Fence(ctx context.Context, id ident.MachineID, epoch ident.Epoch) error {
+	m := s.machine(id)
+	unlock, err := m.lock(ctx)
+	if err != nil {
+		return fmt.Errorf("fence replica of %s: %w", id, err)
+	}
+	defer unlock()
+	mf, err := m.load()
+	if err != nil {
+		return fmt.Errorf("fence replica of %s: %w", id, err)
+	}
+	if epoch < mf.State.Epoch {
+		return fmt.Errorf("fence replica of %s at epoch %d: it is at %d already: %w", id, epoch, mf.State.Epoch, replica.ErrFenced)
+	}
+	if epoch == mf.State.Epoch {
+		return nil
+	}
+	mf.State.Epoch = epoch
+	if err := m.publish(mf); err != nil {
+		return fmt.Errorf("fence replica of %s: %w", id, err)
+	}
+	return nil
+}
+
+// Machines lists the machines that have a manifest, in order of their ids.
+func (s *Store) Machines(_ context.Context) ([]ident.MachineID, error) {
+	entries, err := os.ReadDir(filepath.Join(s.dir, machinesDir))
+	if err != nil {
+		return nil, fmt.Errorf("list machines of replica store: %w", err)
+	}
+	var out []ident.MachineID
+	for _, e := range entries {
+		id, err := ident.ParseMachineID(e.Name())
+		if err != nil {
+			continue // not ours, or being removed
+		}
+		if _, err := os.Stat(s.machine(id).path(manifestName)); err == nil {
+			out = append(out, id)
+		}
+	}
+	return out, nil
+}
+
+// Remove deletes the machine's directory. Disks outside the store (Path) are left
+// as they are. A machine that is not there is no error, so that it can be retried.
+func (s *Store) Remove(ctx context.Context, id ident.MachineID, epoch ident.Epoch) error {
+	if err := s.remove(ctx, id, epoch); err != nil && !errors.Is(err, replica.ErrNotFound) {
+		return fmt.Errorf("remove replica of %s: %w", id, err)
+	}
+	return nil
+}
+
+func (s *Store) remove(ctx context.Context, id ident.MachineID, epoch ident.Epoch) error {
+	m := s.machine(id)
+	unlock, err := m.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	unlockHolds, err := m.lockHolds(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlockHolds()
+	mf, err := m.load()
+	if err != nil {
+		return err
+	}
+	if epoch < mf.State.Epoch {
+		return fmt.Errorf("epoch %d, the store is at %d: %w", epoch, mf.State.Epoch, replica.ErrFenced)
+	}
+	holds, err := m.loadHolds()
+	if err != nil {
+		return err
+	}
+	for _, p := range mf.State.Points {
+		if h := live(holds[p.ID], s.now()); len(h) > 0 {
+			return fmt.Errorf("point %d is held by %q until %s: %w", p.ID, h[0].Owner, h[0].Expires.Format(time.RFC3339), replica.ErrHeld)
+		}
+	}
+	gone := filepath.Join(s.dir, machinesDir, removedMark+uuid.NewString())
+	if err := os.Rename(m.dir, gone); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(m.dir)); err != nil {
+		return err
+	}
+	return os.RemoveAll(gone)
+}
+
+// PutDocument keeps the document durably, replacing one of the same name.
+func (s *Store) PutDocument(_ context.Context, name string, content []byte) error {
+	if !documentName.MatchString(name) {
+		return fmt.Errorf("put document %q: the name must be 1 to 64 of a-z, 0-9 and -", name)
+	}
+	if len(content) > MaxDocumentBytes {
+		return fmt.Errorf("put document %s: %d bytes, at most %d", name, len(content), MaxDocumentBytes)
+	}
+	if err := writeFile(filepath.Join(s.dir, documentsDir, name), content); err != nil {
+		return fmt.Errorf("put document %s: %w", name, err)
+	}
+	return nil
+}
+
+// Documents reads all documents.
+func (s *Store) Documents(_ context.Context) (map[string][]byte, error) {
+	dir := filepath.Join(s.dir, documentsDir)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, fmt.Errorf("read documents of replica store: %w", err)
+	}
+	out := map[string][]byte{}
+	for _, e := range entries {
+		if !documentName.MatchString(e.Name()) {
+			continue
+		}
+		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("read document %s: %w", e.Name(), err)
+		}
+		out[e.Name()] = b
+	}
+	return out, nil
+}
+
+// spaceErr marks the errors that only room can cure.
+func spaceErr(err error) error {
+	if errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
+		return fmt.Errorf("%w: %w", replica.ErrNoSpace, err)
+	}
+	return err
+}
+
+// writeFile replaces the file durably: whole or not at all.
+func writeFile(path string, content []byte) (err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
+	if err != nil {
+		return spaceErr(err)
+	}
+	defer func() {
+		if err != nil {
+			_ = tmp.Close()
+			_ = os.Remove(tmp.Name())
+		}
+	}()
+	if _, err = tmp.Write(content); err != nil {
+		return spaceErr(err)
+	}
+	if err = tmp.Sync(); err != nil {
+		return spaceErr(err)
+	}
+	if err = tmp.Close(); err != nil {
+		return spaceErr(err)
+	}
+	if err = os.Rename(tmp.Name(), path); err != nil {
+		return spaceErr(err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// syncDir makes names in the directory durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	return spaceErr(errors.Join(err, d.Close()))
+}
+
+func removeIfExists(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// removeTemps deletes what interrupted replacements left in the directory.
+func removeTemps(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") && strings.HasSuffix(e.Name(), ".tmp") {
+			if err := removeIfExists(filepath.Join(dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func checkDocuments(docs map[string]string) error {
+	names := make([]string, 0, len(docs))
+	for n := range docs {
+		names = append(names, n)
+	}
+	sort.Strings(names)
+	for _, n := range names {
+		if len(docs[n]) > MaxDocumentBytes {
+			return fmt.Errorf("document %q: %d bytes, at most %d", n, len(docs[n]), MaxDocumentBytes)
+		}
+	}
+	return nil
+}
