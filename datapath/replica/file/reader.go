@@ -291,7 +291,7 @@ func (d *diskReader) readOnce(b []byte, off int64) error {
 func (d *diskReader) NextData(offset int64) (checksum.Range, bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	pos := max(0, offset/checksum.BlockSize*checksum.BlockSize)
+	pos := max(0, offset)
 	for pos < d.disk.Size {
 		from, to, err := d.stableNext(pos)
 		if err != nil {

@@ -334,12 +334,13 @@ func (w *Writer) begin(ctx context.Context) (unlock func(), err error) {
 	if w.closed {
 		return nil, errors.New("the writer is closed")
 	}
-	if unlock, err = w.m.lock(ctx); err != nil {
+	release, err := w.m.lock(ctx)
+	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			unlock()
+			release()
 		}
 	}()
 	st, err := w.m.stamp()
@@ -354,7 +355,7 @@ func (w *Writer) begin(ctx context.Context) (unlock func(), err error) {
 	if w.mf.State.Epoch != w.epoch {
 		return nil, fmt.Errorf("writer of epoch %d, the store is at %d: %w", w.epoch, w.mf.State.Epoch, replica.ErrFenced)
 	}
-	return unlock, nil
+	return release, nil
 }
 
 // reload takes over what another handle has published.
