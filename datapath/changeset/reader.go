@@ -1,0 +1,227 @@
+package changeset
+
+import (
+	"crypto/cipher"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"io"
+
+	"github.com/klauspost/compress/zstd"
+
+	"drover/datapath/ident"
+)
+
+// Reader reads one change set. Not safe for concurrent use.
+type Reader struct {
+	r       io.ReaderAt
+	summary Summary
+	seal    cipher.AEAD
+	zstd    *zstd.Decoder
+	index   []byte // entries
+	rest    []byte // of the index, from the next extent on
+	n       uint64 // number of the next extent
+	stored  []byte
+	plain   []byte
+}
+
+// Open opens a change set of size bytes and verifies everything but the data:
+// that is authenticated as it is read. Errors wrap ErrCorrupt or ErrKey.
+func Open(r io.ReaderAt, size int64, keys Keys) (*Reader, error) {
+	out, err := open(r, size, keys)
+	if err != nil {
+		return nil, fmt.Errorf("open change set: %w", err)
+	}
+	return out, nil
+}
+
+func open(r io.ReaderAt, size int64, keys Keys) (*Reader, error) {
+	header, raw, salt, err := readHeader(r, size)
+	if err != nil {
+		return nil, err
+	}
+	key, err := keys.Key(header.Machine, header.KeyID)
+	if err != nil {
+		return nil, fmt.Errorf("%w: key %s of machine %s: %w", ErrKey, header.KeyID, header.Machine, err)
+	}
+	out := &Reader{r: r, summary: Summary{Header: header, StoredBytes: size}}
+	if out.seal, err = sealer(key, salt, raw); err != nil {
+		return nil, err
+	}
+	at, length, digest, err := readTrailer(r, size)
+	if err != nil {
+		return nil, err
+	}
+	sealed := make([]byte, length)
+	if err := readFull(r, sealed, at); err != nil {
+		return nil, err
+	}
+	plain, err := out.seal.Open(sealed[:0], nonce(indexNonce), sealed, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: it is damaged, or was written with another key %s", ErrKey, header.KeyID)
+	}
+	if err := out.readIndex(plain, raw, at, digest); err != nil {
+		return nil, err
+	}
+	if out.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxExtentBytes)); err != nil {
+		return nil, err
+	}
+	return out, out.Rewind()
+}
+
+func readFull(r io.ReaderAt, b []byte, at int64) error {
+	if n, err := r.ReadAt(b, at); n < len(b) {
+		if err == io.EOF {
+			return fmt.Errorf("%w: it ends too early", ErrCorrupt)
+		}
+		return err
+	}
+	return nil
+}
+
+func readHeader(r io.ReaderAt, size int64) (Header, []byte, []byte, error) {
+	var h Header
+	var fixed [12]byte
+	if err := readFull(r, fixed[:], 0); err != nil {
+		return h, nil, nil, err
+	}
+	version, length := binary.LittleEndian.Uint32(fixed[4:]), binary.LittleEndian.Uint32(fixed[8:])
+	switch {
+	case [4]byte(fixed[:4]) != magicHead:
+		return h, nil, nil, fmt.Errorf("%w: not a change set", ErrCorrupt)
+	case version != formatVersion:
+		return h, nil, nil, fmt.Errorf("change set format %d, want %d: upgrade", version, formatVersion)
+	case length > maxHeader || int64(length)+saltBytes+12+trailerBytes > size:
+		return h, nil, nil, fmt.Errorf("%w: header of %d bytes", ErrCorrupt, length)
+	}
+	b := make([]byte, length+saltBytes)
+	if err := readFull(r, b, int64(len(fixed))); err != nil {
+		return h, nil, nil, err
+	}
+	raw, salt := b[:length:length], b[length:]
+	var j headerJSON
+	if err := json.Unmarshal(raw, &j); err != nil {
+		return h, nil, nil, fmt.Errorf("%w: header: %w", ErrCorrupt, err)
+	}
+	h = Header(j)
+	if err := h.validate(); err != nil {
+		return h, nil, nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	return h, raw, salt, nil
+}
+
+func readTrailer(r io.ReaderAt, size int64) (at, length int64, digest ident.Digest, err error) {
+	var b [trailerBytes]byte
+	if size < trailerBytes {
+		return 0, 0, digest, fmt.Errorf("%w: %d bytes", ErrCorrupt, size)
+	}
+	if err := readFull(r, b[:], size-trailerBytes); err != nil {
+		return 0, 0, digest, err
+	}
+	if [4]byte(b[52:]) != magicTail || crc32.Checksum(b[:48], castagnoli) != binary.LittleEndian.Uint32(b[48:]) {
+		return 0, 0, digest, fmt.Errorf("%w: it was not finished, or its end is lost", ErrCorrupt)
+	}
+	at, length = int64(binary.LittleEndian.Uint64(b[:])), int64(binary.LittleEndian.Uint64(b[8:]))
+	if length < tagBytes || length > maxIndex+tagBytes+maxHeader || at < 0 || at != size-trailerBytes-length {
+		return 0, 0, digest, fmt.Errorf("%w: index of %d bytes at %d", ErrCorrupt, length, at)
+	}
+	copy(digest[:], b[16:])
+	return at, length, digest, nil
+}
+
+// readIndex verifies the cut, all entries and the digest over them.
+func (r *Reader) readIndex(plain, header []byte, end int64, digest ident.Digest) error {
+	if len(plain) < 4 || int64(binary.LittleEndian.Uint32(plain)) > int64(len(plain)-4) {
+		return fmt.Errorf("%w: index", ErrCorrupt)
+	}
+	n := binary.LittleEndian.Uint32(plain)
+	cut, entries := plain[4:4+n], plain[4+n:]
+	if err := json.Unmarshal(cut, &r.summary.Cut); err != nil {
+		return fmt.Errorf("%w: cut: %w", ErrCorrupt, err)
+	}
+	d := newDigester(header)
+	for rest := entries; len(rest) > 0; {
+		var e entry
+		var err error
+		if e, rest, err = decodeEntry(r.summary.Header, rest); err != nil {
+			return err
+		}
+		if e.Zero {
+			r.summary.ZeroBytes += e.Length
+		} else {
+			r.summary.PlainBytes += e.Length
+			if e.at < 0 || e.at > end-int64(e.stored) {
+				return fmt.Errorf("%w: chunk at %d", ErrCorrupt, e.at)
+			}
+		}
+		if r.summary.Extents++; r.summary.Extents > MaxExtents || r.summary.PlainBytes > MaxBytes {
+			return fmt.Errorf("%w: more than a change set may hold", ErrCorrupt)
+		}
+		d.extent(e.Extent)
+	}
+	if d.sum(cut) != digest {
+		return fmt.Errorf("%w: its digest is another", ErrCorrupt)
+	}
+	r.summary.Digest, r.index = digest, entries
+	return nil
+}
+
+// Summary says what is in the change set.
+func (r *Reader) Summary() Summary { return r.summary }
+
+// Rewind starts with the first extent again.
+func (r *Reader) Rewind() error {
+	r.rest, r.n = r.index, 0
+	return nil
+}
+
+// Next gives the next extent, io.EOF after the last. Its data is authentic; its
+// checksums are for the replica to compare. The slices are valid until the next call.
+func (r *Reader) Next() (Extent, error) {
+	if len(r.rest) == 0 {
+		return Extent{}, io.EOF
+	}
+	e, rest, err := decodeEntry(r.summary.Header, r.rest)
+	if err != nil {
+		return Extent{}, err
+	}
+	if !e.Zero {
+		if e.Data, err = r.chunk(e); err != nil {
+			return Extent{}, fmt.Errorf("read change set %d: extent %d: %w", r.summary.Header.Seq, r.n, err)
+		}
+	}
+	r.rest = rest
+	r.n++
+	return e.Extent, nil
+}
+
+func (r *Reader) chunk(e entry) ([]byte, error) {
+	if cap(r.stored) < int(e.stored) {
+		r.stored = make([]byte, e.stored)
+	}
+	r.stored = r.stored[:e.stored]
+	if err := readFull(r.r, r.stored, e.at); err != nil {
+		return nil, err
+	}
+	plain, err := r.seal.Open(r.stored[:0], nonce(r.n), r.stored, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%w: its data is not authentic", ErrCorrupt)
+	}
+	if e.compressed {
+		if plain, err = r.zstd.DecodeAll(plain, r.plain[:0]); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		}
+		r.plain = plain
+	}
+	if int64(len(plain)) != e.Length {
+		return nil, fmt.Errorf("%w: %d bytes, want %d", ErrCorrupt, len(plain), e.Length)
+	}
+	return plain, nil
+}
+
+// Close frees what the reader holds; the underlying file is its caller's.
+func (r *Reader) Close() error {
+	r.zstd.Close()
+	return nil
+}
