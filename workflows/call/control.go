@@ -75,6 +75,7 @@ func Webhook(ctx workflow.Context, in api.WebhookInput, timeout time.Duration, r
 func planAction(timeout time.Duration, retries int) workflow.ActivityOptions {
 	o := control()
 	o.StartToCloseTimeout = timeout
+	o.HeartbeatTimeout = controlBeat
 	o.RetryPolicy = retry(backOffFirst, backOffMost, int32(retries)+1)
 	return o
 }
