@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
@@ -85,7 +86,8 @@ func (l *lab) read(p replica.Point) [][]byte {
 	for _, d := range p.Disks {
 		h, err := l.reader().OpenDisk(l.t.Context(), p.ID, d.ID)
 		require.NoError(l.t, err)
-		b, err := io.ReadAll(io.NewSectionReader(h, 0, h.Size()))
+		b := make([]byte, h.Size())
+		_, err = h.ReadAt(b, 0)
 		require.NoError(l.t, err)
 		require.NoError(l.t, h.Close())
 		out = append(out, b)
@@ -276,6 +278,28 @@ func TestDamageIsSeen(t *testing.T) {
 	require.ErrorIs(t, read(6), replica.ErrCorrupt)
 }
 
+func TestFullDiskIsTold(t *testing.T) {
+	l := newLab(t)
+	before := l.w.State().Position
+	for _, full := range []error{unix.ENOSPC, unix.EDQUOT} {
+		cs := l.set(changeset.Delta, 9).Cut(rt.Crash())
+		l.store.failpoint = func(step string) error {
+			if step == "image-synced" {
+				return spaceErr(&os.PathError{Op: "write", Path: "x", Err: full})
+			}
+			return nil
+		}
+		_, err := l.w.Apply(t.Context(), cs)
+		require.ErrorIs(t, err, replica.ErrNoSpace)
+		require.ErrorIs(t, err, full)
+		require.Equal(t, before, l.w.State().Position)
+		l.check()
+	}
+	l.store.failpoint = nil
+	l.must(l.set(changeset.Delta, 9).Cut(rt.Crash()))
+	l.check()
+}
+
 func TestAttachedDisk(t *testing.T) {
 	spec := rt.Spec()
 	dir := t.TempDir()
@@ -398,7 +422,7 @@ func TestFenceWaitsForTheWriter(t *testing.T) {
 		if started {
 			select {
 			case err := <-fenced:
-				return fmt.Errorf("fenced in the middle of a change (%v)", err)
+				return fmt.Errorf("fenced in the middle of a change: %w", errors.Join(errCrash, err))
 			default:
 			}
 		}

@@ -3,7 +3,6 @@ package replicatest
 import (
 	"bytes"
 	"encoding/binary"
-	"io"
 	"math/rand/v2"
 	"testing"
 
@@ -48,7 +47,6 @@ type machine struct {
 	writer replica.Writer
 	now    [][]byte               // the disks as last written
 	points map[ident.Seq][][]byte // the disks at each point
-	sizes  []int64
 }
 
 func newMachine(t *testing.T, store replica.Store, spec replica.Spec) *machine {
@@ -153,8 +151,10 @@ func CheckDisk(t *testing.T, r replica.Reader, point ident.Seq, disk ident.DiskI
 	require.NoError(t, err)
 	defer func() { require.NoError(t, d.Close()) }()
 	require.Equal(t, int64(len(want)), d.Size())
-	got, err := io.ReadAll(io.NewSectionReader(d, 0, d.Size()))
+	got := make([]byte, d.Size())
+	n, err := d.ReadAt(got, 0)
 	require.NoError(t, err)
+	require.Equal(t, len(got), n)
 	require.True(t, bytes.Equal(want, got), "point %d, disk %s differs at block %d", point, disk, firstDifference(want, got))
 	sparse := make([]byte, len(want))
 	for offset := int64(0); ; {

@@ -23,6 +23,7 @@ func Run(t *testing.T, open func(t *testing.T, dir string) replica.Store) {
 		"an old epoch is refused at every call":       testFence,
 		"resync keeps the old points":                 testResync,
 		"deleting points keeps the others":            testDelete,
+		"merged undo never hides older undo":          testMerge,
 		"held points stay":                            testHold,
 		"disks grow, shrink, go and come":             testDisks,
 		"removal":                                     testRemove,

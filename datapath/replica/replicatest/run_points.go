@@ -58,6 +58,24 @@ func testDelete(t *testing.T, open opener) {
 	m.check()
 }
 
+// testMerge deletes points whose changes overlap those before in every way.
+func testMerge(t *testing.T, open opener) {
+	for _, r := range [][2]int64{{3, 8}, {7, 12}, {3, 12}, {6, 8}, {5, 10}, {0, 5}, {10, 12}} {
+		m := newMachine(t, open(t, t.TempDir()), Spec())
+		m.base()
+		write := func(from, to int64, seed uint64) replica.Point {
+			return m.apply(m.after(changeset.Delta).Write(0, from*Block, Pattern(seed, (to-from)*Block)).Cut(Crash()))
+		}
+		first := write(5, 10, 70)
+		second := write(r[0], r[1], 71)
+		write(0, 14, 72)
+		m.remove(first.ID)
+		m.check()
+		m.remove(second.ID)
+		m.check()
+	}
+}
+
 func testHold(t *testing.T, open opener) {
 	dir := t.TempDir()
 	m := newMachine(t, open(t, dir), Spec())
