@@ -79,3 +79,9 @@ func planAction(timeout time.Duration, retries int) workflow.ActivityOptions {
 	o.RetryPolicy = retry(backOffFirst, backOffMost, int32(retries)+1)
 	return o
 }
+
+// Notify tells people about a problem. It is no trouble of the machine's when
+// they cannot be reached.
+func Notify(ctx workflow.Context, n api.Notification) error {
+	return do(ctx, api.ActNotify, control(), n)
+}

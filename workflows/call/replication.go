@@ -94,6 +94,7 @@ func Replicate(ctx workflow.Context, in api.ReplicateInput) workflow.Future {
 	o := host(in.Assignment.Server)
 	o.StartToCloseTimeout = streamLongest
 	o.HeartbeatTimeout = beat
+	o.WaitForCancellation = false // it only watches
 	o.RetryPolicy = retry(backOffFirst, backOffMost, streamAttempts)
 	return workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, o), api.ActReplicate, in)
 }

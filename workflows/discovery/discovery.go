@@ -47,7 +47,7 @@ func Workflow(ctx workflow.Context, in api.DiscoveryInput) error {
 	if err := workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) }); err != nil {
 		return err
 	}
-	return workflow.NewContinueAsNewError(ctx, Workflow, api.DiscoveryInput{VCenter: d.VCenter, Carry: &d.DiscoveryStatus})
+	return workflow.NewContinueAsNewError(ctx, api.WorkflowDiscovery, api.DiscoveryInput{VCenter: d.VCenter, Carry: &d.DiscoveryStatus})
 }
 
 func (d *discovery) handlers(ctx workflow.Context) error {

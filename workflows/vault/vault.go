@@ -46,7 +46,7 @@ func Workflow(ctx workflow.Context, in api.VaultInput) error {
 	if err != nil {
 		return err // cancelled
 	}
-	return workflow.NewContinueAsNewError(ctx, Workflow, api.VaultInput{Carry: &v.VaultStatus})
+	return workflow.NewContinueAsNewError(ctx, api.WorkflowVault, api.VaultInput{Carry: &v.VaultStatus})
 }
 
 func (v *vault) handlers(ctx workflow.Context) error {

@@ -1,0 +1,165 @@
+// Package scan is the tracker that needs nothing of the operating system: it keeps
+// the checksum of every block the replica has, and finds changes by reading the
+// disk and comparing. It costs 8 bytes of memory for 4 KiB of disk, and one read of
+// the disk for each pass.
+package scan
+
+import (
+	"context"
+	"fmt"
+
+	"drover/agent/tracker"
+	"drover/datapath/changeset"
+	"drover/datapath/checksum"
+)
+
+// Name is the tracker's name.
+const Name = "scan"
+
+// Tracker implements [tracker.Tracker].
+type Tracker struct {
+	disks []tracker.Disk
+	state []*state
+}
+
+// state is what is known of the replica of one disk.
+type state struct {
+	disk    changeset.Disk
+	sums    checksum.Memory
+	unknown []uint64 // one bit per block: the sum is not to be trusted
+}
+
+var _ tracker.Tracker = (*Tracker)(nil)
+
+// New makes a tracker; call Attach and Begin before anything else.
+func New() *Tracker { return &Tracker{} }
+
+// Name is "scan".
+func (*Tracker) Name() string { return Name }
+
+// Attach gives the tracker the disks to read.
+func (t *Tracker) Attach(disks []tracker.Disk) { t.disks = disks }
+
+// Begin takes the replicas to be all zeros.
+func (t *Tracker) Begin(disks []changeset.Disk) {
+	t.state = make([]*state, len(disks))
+	for i, d := range disks {
+		blocks := checksum.Blocks(d.Size)
+		t.state[i] = &state{disk: d, sums: make(checksum.Memory, blocks), unknown: make([]uint64, (blocks+63)/64)}
+	}
+}
+
+// Learn reads the disk and takes the replica to be like it.
+func (t *Tracker) Learn(ctx context.Context, disk int, p tracker.Progress) (checksum.Leaves, error) {
+	s, err := t.check(disk)
+	if err != nil {
+		return nil, err
+	}
+	clear(s.sums)
+	clear(s.unknown)
+	err = read(ctx, t.disks[disk], s.disk.Size, func(c chunk) error {
+		if c.data != nil {
+			first := c.offset / checksum.BlockSize
+			copy(s.sums[first:], c.sums(s.disk.Seed))
+		}
+		report(p, c)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("learn the checksums of disk %s: %w", s.disk.ID, err)
+	}
+	return s.sums, nil
+}
+
+// Pass reads the disk and emits what differs from the sums kept.
+func (t *Tracker) Pass(ctx context.Context, disk int, emit tracker.Emit, p tracker.Progress) error {
+	s, err := t.check(disk)
+	if err != nil {
+		return err
+	}
+	err = read(ctx, t.disks[disk], s.disk.Size, func(c chunk) error {
+		if err := s.compare(disk, c, emit); err != nil {
+			return err
+		}
+		report(p, c)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("scan disk %s: %w", s.disk.ID, err)
+	}
+	return nil
+}
+
+// Forget makes the next pass emit the range whatever it holds.
+func (t *Tracker) Forget(disk int, r checksum.Range) {
+	s := t.state[disk]
+	last := min(checksum.Blocks(r.End()), s.sums.Len())
+	for b := r.Offset / checksum.BlockSize; b < last; b++ {
+		s.unknown[b/64] |= 1 << (b % 64)
+	}
+}
+
+// check refuses a disk that is not the one the sums are of.
+func (t *Tracker) check(disk int) (*state, error) {
+	if disk < 0 || disk >= len(t.state) || disk >= len(t.disks) {
+		return nil, fmt.Errorf("scan disk %d of %d: not attached", disk, len(t.disks))
+	}
+	s := t.state[disk]
+	size, err := t.disks[disk].CurrentSize()
+	if err != nil {
+		return nil, err
+	}
+	if size != s.disk.Size {
+		return nil, fmt.Errorf("scan disk %s: %w from %d to %d bytes; a resync is needed", s.disk.ID, tracker.ErrSize, s.disk.Size, size)
+	}
+	return s, nil
+}
+
+func report(p tracker.Progress, c chunk) {
+	if p != nil {
+		p(c.offset + c.length)
+	}
+}
+
+// differs reports whether a block may differ from the replica.
+func (s *state) differs(block int64, sum uint64) bool {
+	return s.sums[block] != sum || s.unknown[block/64]&(1<<(block%64)) != 0
+}
+
+// compare emits the runs of a chunk that differ, each all data or all zeros.
+func (s *state) compare(disk int, c chunk, emit tracker.Emit) error {
+	var fresh []uint64
+	if c.data != nil {
+		fresh = c.sums(s.disk.Seed)
+	}
+	sumOf := func(i int64) uint64 {
+		if fresh == nil {
+			return 0
+		}
+		return fresh[i]
+	}
+	first, n := c.offset/checksum.BlockSize, checksum.Blocks(c.length)
+	for i := int64(0); i < n; {
+		if !s.differs(first+i, sumOf(i)) {
+			i++
+			continue
+		}
+		zero, from := sumOf(i) == 0, i
+		for i < n && s.differs(first+i, sumOf(i)) && (sumOf(i) == 0) == zero {
+			i++
+		}
+		off := from * checksum.BlockSize
+		e := changeset.Extent{Disk: disk, Offset: c.offset + off, Length: min(i*checksum.BlockSize, c.length) - off, Zero: zero}
+		if !zero {
+			e.Data, e.Sums = c.data[off:off+e.Length], fresh[from:i]
+		}
+		if err := emit(e); err != nil {
+			return err
+		}
+		for b := from; b < i; b++ {
+			s.sums[first+b] = sumOf(b)
+			s.unknown[(first+b)/64] &^= 1 << ((first + b) % 64)
+		}
+	}
+	return nil
+}

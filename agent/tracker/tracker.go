@@ -1,0 +1,54 @@
+// Package tracker is what the agent's change trackers have in common. A tracker
+// answers one question: which blocks of the machine's disks may differ from what
+// the replica has. It may name too many, never too few.
+package tracker
+
+import (
+	"context"
+	"errors"
+
+	"drover/datapath/changeset"
+	"drover/datapath/checksum"
+)
+
+// ErrSize is wrapped when a disk is not as large as it was: what is known of its
+// replica is void.
+var ErrSize = errors.New("the disk's size changed")
+
+// Disk is what a tracker needs of a disk; agent/disk has it.
+type Disk interface {
+	// ReadAt fills p from off on; offsets and buffers are aligned as agent/disk says.
+	ReadAt(p []byte, off int64) (int, error)
+	// CurrentSize asks for the size in bytes as it is now.
+	CurrentSize() (int64, error)
+	// NextData gives the first range at or after off that may hold data; all before
+	// it reads as zeros.
+	NextData(off int64) (start, end int64, err error)
+}
+
+// Emit takes a range that may differ from the replica. The data is valid during the
+// call. When it returns nil the tracker takes the replica to have the range.
+type Emit func(changeset.Extent) error
+
+// Progress is told how many bytes of a disk were looked at.
+type Progress func(done int64)
+
+// Tracker follows the disks of one machine. Its methods are called by one goroutine
+// at a time.
+type Tracker interface {
+	// Name is the tracker's short name, for the inventory.
+	Name() string
+	// Attach gives the tracker the disks to read, in the order that the other methods
+	// count them. What it knows of their replicas stays.
+	Attach(disks []Disk)
+	// Begin forgets everything: the replicas of these disks are all zeros.
+	Begin(disks []changeset.Disk)
+	// Learn reads a disk and takes the replica to be as the disk is now; the caller
+	// then says with Forget where it is not. The sums are those that were read.
+	Learn(ctx context.Context, disk int, p Progress) (checksum.Leaves, error)
+	// Pass emits what may differ from the replica, in order of offsets. After an error
+	// of emit the range it was called with counts as not emitted.
+	Pass(ctx context.Context, disk int, emit Emit, p Progress) error
+	// Forget says that the replica may not have the range after all.
+	Forget(disk int, r checksum.Range)
+}
