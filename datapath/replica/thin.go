@@ -49,7 +49,7 @@ func Thin(points []Point, r Retention, now time.Time) []ident.Seq {
 			drop[i] = true
 		case r.Steps[step].Every == 0:
 		default:
-			key := [2]int64{int64(step), int64(p.Time.UnixNano() / int64(r.Steps[step].Every))}
+			key := [2]int64{int64(step), p.Time.UnixNano() / int64(r.Steps[step].Every)}
 			j, taken := kept[key]
 			switch {
 			case !taken:

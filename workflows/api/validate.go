@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -117,7 +118,7 @@ func (c *checker) window(at string, w Window) {
 		}
 	}
 	for i, d := range w.Days {
-		if !strings.Contains("mon tue wed thu fri sat sun", d) || len(d) != 3 {
+		if !slices.Contains([]string{"mon", "tue", "wed", "thu", "fri", "sat", "sun"}, d) {
 			c.fail(fmt.Sprintf("%s.days[%d]", at, i), "%q: want mon, tue, wed, thu, fri, sat or sun", d)
 		}
 	}

@@ -54,9 +54,9 @@ const (
 )
 
 // retry makes a policy that never repeats a permanent error.
-func retry(first, most time.Duration, attempts int32) *temporal.RetryPolicy {
+func retry(most time.Duration, attempts int32) *temporal.RetryPolicy {
 	return &temporal.RetryPolicy{
-		InitialInterval:        first,
+		InitialInterval:        backOffFirst,
 		BackoffCoefficient:     2,
 		MaximumInterval:        most,
 		MaximumAttempts:        attempts,
@@ -70,7 +70,7 @@ func control() workflow.ActivityOptions {
 		TaskQueue:           api.ControlQueue,
 		StartToCloseTimeout: quickTimeout,
 		WaitForCancellation: true,
-		RetryPolicy:         retry(backOffFirst, backOffMost, quickAttempts),
+		RetryPolicy:         retry(backOffMost, quickAttempts),
 	}
 }
 
@@ -82,7 +82,7 @@ func host(server string) workflow.ActivityOptions {
 		ScheduleToStartTimeout: hostPickup,
 		StartToCloseTimeout:    hostTimeout,
 		WaitForCancellation:    true,
-		RetryPolicy:            retry(backOffFirst, backOffMost, hostAttempts),
+		RetryPolicy:            retry(backOffMost, hostAttempts),
 	}
 }
 

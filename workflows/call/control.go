@@ -44,7 +44,7 @@ func MachineAction(ctx workflow.Context, in api.MachineActionInput) (api.ActionR
 	o := control()
 	o.StartToCloseTimeout = actionOfMachine
 	o.HeartbeatTimeout = controlBeat
-	o.RetryPolicy = retry(backOffFirst, backOffMost, actionReconnects)
+	o.RetryPolicy = retry(backOffMost, actionReconnects)
 	o.RetryPolicy.NonRetryableErrorTypes = api.Codes()
 	return run[api.ActionResult](ctx, api.ActMachineAction, o, in)
 }
@@ -57,7 +57,7 @@ func AwaitAgent(ctx workflow.Context, in api.AwaitAgentInput, limit time.Duratio
 	o.ScheduleToCloseTimeout = limit
 	o.HeartbeatTimeout = controlBeat
 	o.WaitForCancellation = false // it only looks
-	o.RetryPolicy = retry(backOffFirst, backOffMost, actionReconnects)
+	o.RetryPolicy = retry(backOffMost, actionReconnects)
 	return run[api.AgentInfo](ctx, api.ActAwaitAgent, o, in)
 }
 
@@ -76,7 +76,7 @@ func planAction(timeout time.Duration, retries int) workflow.ActivityOptions {
 	o := control()
 	o.StartToCloseTimeout = timeout
 	o.HeartbeatTimeout = controlBeat
-	o.RetryPolicy = retry(backOffFirst, backOffMost, int32(retries)+1)
+	o.RetryPolicy = retry(backOffMost, int32(retries)+1)
 	return o
 }
 

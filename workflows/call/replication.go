@@ -16,7 +16,7 @@ func ChooseServer(ctx workflow.Context, in api.ChooseServerInput, limit time.Dur
 	o := control()
 	o.ScheduleToCloseTimeout = limit
 	o.WaitForCancellation = false // it changes nothing
-	o.RetryPolicy = retry(backOffFirst, backOffMost, 0)
+	o.RetryPolicy = retry(backOffMost, 0)
 	return run[api.Assignment](ctx, api.ActChooseServer, o, in)
 }
 
@@ -84,7 +84,7 @@ func Base(ctx workflow.Context, in api.BaseInput) (api.Transfer, error) {
 	o := host(in.Assignment.Server)
 	o.StartToCloseTimeout = baseLongest
 	o.HeartbeatTimeout = beat
-	o.RetryPolicy = retry(backOffFirst, backOffMost, baseAttempts)
+	o.RetryPolicy = retry(backOffMost, baseAttempts)
 	return run[api.Transfer](ctx, api.ActBase, o, in)
 }
 
@@ -95,7 +95,7 @@ func Replicate(ctx workflow.Context, in api.ReplicateInput) workflow.Future {
 	o.StartToCloseTimeout = streamLongest
 	o.HeartbeatTimeout = beat
 	o.WaitForCancellation = false // it only watches
-	o.RetryPolicy = retry(backOffFirst, backOffMost, streamAttempts)
+	o.RetryPolicy = retry(backOffMost, streamAttempts)
 	return workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, o), api.ActReplicate, in)
 }
 
@@ -104,7 +104,7 @@ func Replicate(ctx workflow.Context, in api.ReplicateInput) workflow.Future {
 func FinalCut(ctx workflow.Context, server string, in api.FenceInput) (replica.Point, error) {
 	o := host(server)
 	o.StartToCloseTimeout = cutTimeout
-	o.RetryPolicy = retry(backOffFirst, backOffMost, cutAttempts)
+	o.RetryPolicy = retry(backOffMost, cutAttempts)
 	return run[replica.Point](ctx, api.ActFinalCut, o, in)
 }
 

@@ -13,7 +13,7 @@ import (
 func target() workflow.ActivityOptions {
 	o := control()
 	o.StartToCloseTimeout = targetTimeout
-	o.RetryPolicy = retry(backOffFirst, backOffMost, targetAttempts)
+	o.RetryPolicy = retry(backOffMost, targetAttempts)
 	return o
 }
 
@@ -28,7 +28,7 @@ func CreateMachine(ctx workflow.Context, in api.CreateMachineInput) (api.TargetM
 	o := target()
 	o.StartToCloseTimeout = createTimeout
 	o.HeartbeatTimeout = controlBeat
-	o.RetryPolicy = retry(backOffFirst, backOffMost, createAttempts)
+	o.RetryPolicy = retry(backOffMost, createAttempts)
 	return run[api.TargetMachine](ctx, api.ActCreateMachine, o, in)
 }
 

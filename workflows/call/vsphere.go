@@ -13,7 +13,7 @@ import (
 func vcenter() workflow.ActivityOptions {
 	o := control()
 	o.StartToCloseTimeout = vcenterTimeout
-	o.RetryPolicy = retry(backOffFirst, vcenterBackOff, vcenterAttempts)
+	o.RetryPolicy = retry(vcenterBackOff, vcenterAttempts)
 	return o
 }
 
@@ -21,7 +21,7 @@ func vcenter() workflow.ActivityOptions {
 func Inventory(ctx workflow.Context, in api.VCenter) (api.InventoryResult, error) {
 	o := vcenter()
 	o.StartToCloseTimeout = inventoryLimit
-	o.RetryPolicy = retry(backOffFirst, backOffMost, 1)
+	o.RetryPolicy = retry(backOffMost, 1)
 	return run[api.InventoryResult](ctx, api.ActInventory, o, in)
 }
 

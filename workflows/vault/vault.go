@@ -121,7 +121,10 @@ func (v *vault) room(added any) error {
 	return nil
 }
 
-// hash names a document's content.
+// hash names a document's content. Encoding plain structs gives the same bytes
+// every time; the checker follows reflection into the runtime and cannot know.
+//
+//workflowcheck:ignore
 func hash(doc any) string {
 	b, err := json.Marshal(doc)
 	if err != nil {

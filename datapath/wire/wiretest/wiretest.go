@@ -93,7 +93,7 @@ func (c *CA) Client(self, server ident.Peer) *tls.Config {
 				return err
 			}
 			if got, err := ident.PeerOf(leaf); err != nil || got != server {
-				return fmt.Errorf("server is %s, want %s (%v)", got, server, err)
+				return fmt.Errorf("server is %s, want %s (%w)", got, server, err)
 			}
 			return nil
 		}}

@@ -1,0 +1,320 @@
+package machine
+
+import (
+	"fmt"
+
+	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/workflow"
+
+	"drover/workflows/api"
+	"drover/workflows/call"
+	"drover/workflows/failback"
+	"drover/workflows/failover"
+	"drover/workflows/fault"
+	"drover/workflows/resync"
+	"drover/workflows/runbook"
+)
+
+// child runs a runbook as a child workflow and waits for its end. Cancelled, it
+// waits until the child has put everything back.
+func child[Out any](ctx workflow.Context, e *entity, name, short string, in any) (Out, error) {
+	var out Out
+	e.counter++
+	id := fmt.Sprintf("%s-%s-%d", e.id, short, e.counter)
+	ctx = workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
+		WorkflowID: id, TaskQueue: api.ControlQueue, WaitForCancellation: true, StaticSummary: e.s.Name,
+		ParentClosePolicy: enums.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
+	})
+	e.s.Child = id
+	err := workflow.ExecuteChildWorkflow(ctx, name, in).Get(ctx, &out)
+	if e.s.Child == id {
+		e.s.Child = ""
+	}
+	return out, err
+}
+
+// act runs one action to its end.
+func (e *entity) act(ctx workflow.Context, q api.QueuedAction) {
+	if !beside(q.Action) {
+		e.stopBackground(ctx)
+	}
+	e.doing(ctx, q.Action)
+	result, err := e.do(ctx, q)
+	result.Machine, result.Name, result.Action, result.State = e.s.Machine, e.s.Name, q.Action, e.s.State
+	e.remember(q.Request.RequestID, result, err)
+	e.s.Doing, e.running, e.ended = "", nil, true
+	e.show(ctx)
+}
+
+func (e *entity) do(ctx workflow.Context, q api.QueuedAction) (api.ActionResult, error) {
+	if err := e.possibleInState(q.Action); err != nil {
+		return api.ActionResult{}, err // the state changed while it was queued
+	}
+	switch q.Action {
+	case api.ActionResync:
+		return e.resync(ctx, q)
+	case api.ActionPause:
+		return e.pause(ctx)
+	case api.ActionResume:
+		return e.resume(ctx)
+	case api.ActionTestFailover:
+		return e.testFailover(ctx, q)
+	case api.ActionCleanup:
+		return e.cleanup(ctx)
+	case api.ActionFailover:
+		return e.failover(ctx, q)
+	case api.ActionCommit:
+		return e.commit(ctx)
+	case api.ActionReprotect:
+		return e.reprotect(ctx)
+	case api.ActionFailback:
+		return e.failback(ctx, q)
+	case api.ActionReenable:
+		return e.reenable(ctx)
+	case api.ActionSetPolicy:
+		return e.setPolicy(ctx, q)
+	case api.ActionUnprotect:
+		return e.unprotect(ctx, q)
+	}
+	return api.ActionResult{}, fault.New(api.CodeInvalid, "unknown action %q", q.Action)
+}
+
+func (e *entity) resync(ctx workflow.Context, q api.QueuedAction) (api.ActionResult, error) {
+	if q.Request.OnlyIfRequired && e.s.State != api.StateResyncRequired {
+		return api.ActionResult{Message: "no resync is required"}, nil
+	}
+	if !e.reverse() {
+		e.s.Protected = protected(e.s.VM, e.in.Exclude)
+	}
+	e.setState(ctx, api.StateResyncing)
+	e.s.Resyncs++
+	cause := "resync"
+	if q.Request.Reason != "" {
+		cause += ": " + q.Request.Reason
+	}
+	t, err := child[api.Transfer](ctx, e, api.WorkflowResync, "resync", resync.Params{
+		Grant: e.grant(), Assign: e.assign(), Cause: cause, Rescan: e.reverse(),
+	})
+	if err != nil {
+		e.raise(ctx, api.Problem{
+			Code: api.CodeResyncFailed, Component: "resync", Cause: fault.Message(err), Health: api.Critical, Failover: true,
+			Action: "Mend the cause, then resynchronise again.",
+		})
+		e.setState(ctx, api.StateResyncRequired)
+		return api.ActionResult{}, err
+	}
+	e.assigned = e.s.Assignment.Epoch
+	e.moved(t)
+	e.clearStream(ctx)
+	e.setState(ctx, e.replicating())
+	return api.ActionResult{Message: "resynchronised", Transfer: &t}, nil
+}
+
+func (e *entity) pause(ctx workflow.Context) (api.ActionResult, error) {
+	if err := call.Unassign(ctx, api.UnassignInput{Machine: e.s.Machine, Reason: "paused"}); err != nil {
+		return api.ActionResult{}, err
+	}
+	e.assigned = 0
+	e.setState(ctx, api.StatePaused)
+	return api.ActionResult{Message: "paused; its recovery points stay"}, nil
+}
+
+func (e *entity) resume(ctx workflow.Context) (api.ActionResult, error) {
+	if err := e.connect(ctx); err != nil {
+		return api.ActionResult{}, err
+	}
+	e.setState(ctx, e.replicating())
+	return api.ActionResult{Message: "replicating again"}, nil
+}
+
+func (e *entity) testFailover(ctx workflow.Context, q api.QueuedAction) (api.ActionResult, error) {
+	started := workflow.Now(ctx)
+	out, err := child[failover.TestResult](ctx, e, api.WorkflowTestFailover, "test", failover.TestParams{
+		VM: e.s.VM, Disks: e.s.Protected, Target: e.s.TargetSpec, Request: q.Request,
+	})
+	run := fmt.Sprintf("%s-test-%d", e.id, e.counter)
+	if err != nil {
+		report, _ := runbook.ReportOf(err)
+		e.s.Test = &api.TestResult{Started: started, Run: run, Verdict: fault.Message(err), Cleaned: len(report.Left) == 0}
+		return api.ActionResult{}, err
+	}
+	e.s.Test = &api.TestResult{Started: started, Run: run, Point: out.Point, Machine: &out.Machine, Verdict: "passed"}
+	return api.ActionResult{Message: "test failover passed", Point: &out.Point, Target: &out.Machine}, nil
+}
+
+func (e *entity) cleanup(ctx workflow.Context) (api.ActionResult, error) {
+	test := e.s.Test
+	if err := call.DeleteMachine(ctx, api.TargetRef{Name: failover.TestName(e.s.VM), Run: test.Run}); err != nil {
+		return api.ActionResult{}, err
+	}
+	if test.Point.ID != 0 {
+		if err := call.ReleasePoint(ctx, api.ReleasePointInput{Machine: e.s.Machine, Point: test.Point.ID, Owner: test.Run}); err != nil {
+			return api.ActionResult{}, err
+		}
+	}
+	test.Machine, test.Cleaned = nil, true
+	return api.ActionResult{Message: "what the test made is deleted"}, nil
+}
+
+func (e *entity) failover(ctx workflow.Context, q api.QueuedAction) (api.ActionResult, error) {
+	before := e.s.State
+	e.setState(ctx, api.StateFailingOver)
+	epoch := e.s.Assignment.Epoch + 1
+	out, err := child[failover.Result](ctx, e, api.WorkflowFailover, "failover", failover.Params{
+		VM: e.s.VM, Disks: e.s.Protected, Source: e.s.Assignment, NewEpoch: epoch, Target: e.s.TargetSpec,
+		Request: q.Request, Asked: q.Asked, LastSeen: e.lastSeen,
+	})
+	if err != nil {
+		// The source replicates again, under an epoch that is newer than any that
+		// the failover may have raised.
+		e.s.Assignment.Epoch, e.assigned = epoch+1, 0
+		e.setState(ctx, before)
+		return api.ActionResult{}, err
+	}
+	e.s.Assignment.Epoch, e.assigned = epoch, 0
+	e.s.Target, e.s.TargetRun, e.s.FailoverTo, e.s.LastPoint = &out.Machine, fmt.Sprintf("%s-failover-%d", e.id, e.counter), &out.Point, out.Point.ID
+	e.s.Failovers++
+	e.clearStream(ctx)
+	e.clear(ctx, api.CodeRPO)
+	e.setState(ctx, api.StateFailedOver)
+	message := "failed over"
+	for _, w := range out.Warnings {
+		message += "; " + w
+	}
+	return api.ActionResult{Message: message, Point: &out.Point, Target: &out.Machine, RPO: out.RPO, RTO: out.RTO, Loss: out.Loss}, nil
+}
+
+func (e *entity) commit(ctx workflow.Context) (api.ActionResult, error) {
+	if p := e.s.FailoverTo; p != nil {
+		err := call.ReleasePoint(ctx, api.ReleasePointInput{Machine: e.s.Machine, Point: p.ID, Owner: e.s.TargetRun})
+		if err != nil {
+			return api.ActionResult{}, err
+		}
+	}
+	e.setState(ctx, api.StateCommitted)
+	return api.ActionResult{Message: "committed", Point: e.s.FailoverTo, Target: e.s.Target}, nil
+}
+
+func (e *entity) reprotect(ctx workflow.Context) (api.ActionResult, error) {
+	if e.s.Target == nil {
+		return api.ActionResult{}, fault.New(api.CodeInternal, "reprotect of %s: its target machine is not known", e.s.Name)
+	}
+	e.setState(ctx, api.StateReprotecting)
+	policy := e.s.PolicySpec
+	if policy.Failback != nil {
+		policy = *policy.Failback
+	}
+	epoch := e.s.Assignment.Epoch + 1
+	out, err := child[failback.Moved](ctx, e, api.WorkflowReprotect, "reprotect", failback.ReprotectParams{
+		VM: e.s.VM, Disks: e.s.Protected, Target: *e.s.Target, NewEpoch: epoch, Site: e.in.Site,
+		Grant:  api.GrantInput{Machine: e.s.Machine, Name: e.s.Name, Disks: e.s.Protected, Policy: policy, Target: e.s.TargetSpec, Attached: true},
+		Assign: api.AssignInput{Machine: e.s.Machine, Disks: e.targetDisks()},
+	})
+	if err != nil {
+		e.s.Assignment.Epoch = epoch
+		e.setState(ctx, api.StateCommitted)
+		return api.ActionResult{}, err
+	}
+	e.s.Assignment, e.assigned = out.Assignment, out.Assignment.Epoch
+	e.moved(out.Transfer)
+	e.clearStream(ctx)
+	e.setState(ctx, api.StateProtectedReverse)
+	return api.ActionResult{Message: "replicating back", Transfer: &out.Transfer, Target: e.s.Target}, nil
+}
+
+func (e *entity) failback(ctx workflow.Context, q api.QueuedAction) (api.ActionResult, error) {
+	e.setState(ctx, api.StateFailingBack)
+	epoch := e.s.Assignment.Epoch + 1
+	out, err := child[failback.Result](ctx, e, api.WorkflowFailback, "failback", failback.Params{
+		VM: e.s.VM, Disks: e.s.Protected, Target: *e.s.Target, TargetRun: e.s.TargetRun,
+		Source: e.s.Assignment, NewEpoch: epoch, Asked: q.Asked,
+	})
+	if err != nil {
+		e.s.Assignment.Epoch, e.assigned = epoch+1, 0
+		if report, ok := runbook.ReportOf(err); ok && report.HasBegun(failback.StepPowerOn) {
+			e.raise(ctx, api.Problem{
+				Code: api.CodeForcedShutdown, Component: "failback", Health: api.Critical,
+				Cause:  "the original machine may have written to its disks before the failback was put back",
+				Action: "Resynchronise, then fail back again.",
+			})
+			e.setState(ctx, api.StateResyncRequired)
+			return api.ActionResult{}, err
+		}
+		e.setState(ctx, api.StateProtectedReverse)
+		return api.ActionResult{}, err
+	}
+	e.s.Assignment = api.Assignment{Epoch: epoch}
+	e.s.VM, e.assigned = out.VM, 0
+	e.setState(ctx, api.StateFailedBack)
+	return api.ActionResult{Message: "failed back", Point: &out.Point, RTO: out.RTO}, nil
+}
+
+func (e *entity) reenable(ctx workflow.Context) (api.ActionResult, error) {
+	epoch := e.s.Assignment.Epoch + 1
+	e.doing(ctx, "re-enabling replication")
+	out, err := child[failback.Moved](ctx, e, api.WorkflowReenable, "reenable", failback.ReenableParams{
+		VM: e.s.VM, Target: e.s.Target, TargetRun: e.s.TargetRun, NewEpoch: epoch, Site: e.in.Site,
+		Grant:  api.GrantInput{Machine: e.s.Machine, Name: e.s.Name, Disks: e.s.Protected, Policy: e.s.PolicySpec, Target: e.s.TargetSpec},
+		Assign: api.AssignInput{Machine: e.s.Machine, Disks: e.s.Protected},
+	})
+	if err != nil {
+		e.s.Assignment.Epoch = epoch
+		return api.ActionResult{}, err
+	}
+	e.s.Assignment, e.assigned = out.Assignment, out.Assignment.Epoch
+	e.s.Target, e.s.TargetRun, e.s.FailoverTo = nil, "", nil
+	e.moved(out.Transfer)
+	e.clearStream(ctx)
+	e.setState(ctx, api.StateProtected)
+	message := "protected again"
+	for _, w := range out.Warnings {
+		message += "; " + w
+	}
+	return api.ActionResult{Message: message, Transfer: &out.Transfer}, nil
+}
+
+func (e *entity) setPolicy(ctx workflow.Context, q api.QueuedAction) (api.ActionResult, error) {
+	p := *q.Request.Policy
+	if err := call.VaultJoin(ctx, api.VaultMember{Machine: e.s.Machine, Name: e.s.Name, Policy: p.Name}); err != nil {
+		return api.ActionResult{}, err
+	}
+	e.s.Policy, e.s.PolicySpec = p.Name, p
+	if e.s.State == e.replicating() {
+		if err := call.Grant(ctx, e.grant()); err != nil {
+			e.assigned = 0 // it is granted anew before the watch goes on
+			return api.ActionResult{}, err
+		}
+	}
+	return api.ActionResult{Message: "policy " + p.Name}, nil
+}
+
+func (e *entity) unprotect(ctx workflow.Context, q api.QueuedAction) (api.ActionResult, error) {
+	owner := api.FenceInput{Machine: e.s.Machine, Epoch: e.s.Assignment.Epoch}
+	if err := call.Unassign(ctx, api.UnassignInput{Machine: e.s.Machine, Reason: "no longer protected"}); err != nil {
+		return api.ActionResult{}, err
+	}
+	if e.s.Test != nil && !e.s.Test.Cleaned {
+		if _, err := e.cleanup(ctx); err != nil {
+			return api.ActionResult{}, err
+		}
+	}
+	message := "no longer protected"
+	if e.s.Assignment.Server != "" {
+		if err := call.Revoke(ctx, e.s.Assignment.Server, owner, serverLimit); err != nil {
+			message += "; " + e.s.Assignment.Server + " was not told: " + fault.Message(err)
+		}
+	}
+	if !q.Request.KeepData && owner.Epoch > 0 {
+		if err := call.RemoveReplica(ctx, owner); err != nil {
+			return api.ActionResult{}, err
+		}
+		message += "; replica and recovery points are deleted"
+	}
+	if err := call.VaultLeave(ctx, e.s.Machine); err != nil {
+		return api.ActionResult{}, err
+	}
+	e.s.Problems = nil
+	e.setState(ctx, api.StateDisabled)
+	e.gone = true
+	return api.ActionResult{Message: message}, nil
+}

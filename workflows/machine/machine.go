@@ -1,0 +1,151 @@
+// Package machine has the entity of a protected machine: one workflow for as long
+// as the machine is protected. It owns the machine's state, takes every operator
+// action as an update and as a signal of the same name, runs the runbooks as
+// children, and watches replication in between.
+//
+//	machine.go   the main loop
+//	state.go     states, and which action is possible in which
+//	requests.go  updates and signals: validation, idempotence, the queue
+//	actions.go   what the actions do, one function each
+//	replicate.go what goes on between actions: enabling, base copy, watching
+//	problems.go  problems, health, what Temporal's UI shows
+package machine
+
+import (
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"drover/datapath/ident"
+	"drover/workflows/api"
+)
+
+// carryVersion is the version of api.MachineCarry that this code writes.
+const carryVersion = 1
+
+// Bounds of an entity.
+const (
+	maxRecent    = 50 // requests whose result is remembered
+	maxTransfers = 16
+	maxProblems  = 32
+)
+
+// entity is a machine's state. Everything but the fields below the line is carried
+// across continue-as-new.
+type entity struct {
+	in       api.MachineInput
+	s        api.MachineStatus
+	counter  int
+	recent   []api.RecentRequest
+	queue    []api.QueuedAction
+	joined   bool
+	assigned ident.Epoch
+	lastSeen time.Time
+
+	id         string
+	running    *api.QueuedAction
+	ended      bool // the action that ran has ended, the loop has not looked yet
+	background *background
+	gone       bool // unprotected
+}
+
+// Workflow is the entity. It ends when the machine is unprotected.
+func Workflow(ctx workflow.Context, in api.MachineInput) (api.MachineStatus, error) {
+	e := &entity{in: in, id: workflow.GetInfo(ctx).WorkflowExecution.ID}
+	if err := e.restore(ctx); err != nil {
+		return api.MachineStatus{}, err
+	}
+	if err := e.handlers(ctx); err != nil {
+		return e.s, err
+	}
+	e.show(ctx)
+	for !e.gone {
+		if e.mayContinueAsNew(ctx) {
+			e.stopBackground(ctx)
+			return e.s, workflow.NewContinueAsNewError(ctx, api.WorkflowMachine, e.carry())
+		}
+		e.startBackground(ctx)
+		if err := workflow.Await(ctx, func() bool { return e.due(ctx) }); err != nil {
+			return e.s, err // the workflow itself was cancelled
+		}
+		e.step(ctx)
+	}
+	// Whoever waits for the end of the unprotect gets it.
+	return e.s, workflow.Await(ctx, func() bool { return workflow.AllHandlersFinished(ctx) })
+}
+
+// due reports whether there is something to do.
+func (e *entity) due(ctx workflow.Context) bool {
+	return e.ended || e.background != nil && e.background.done ||
+		e.running == nil && len(e.queue) > 0 || e.mayContinueAsNew(ctx)
+}
+
+// step does what is due, without waiting.
+func (e *entity) step(ctx workflow.Context) {
+	e.ended = false
+	if e.background != nil && e.background.done {
+		b := e.background
+		e.background = nil
+		b.then()
+	}
+	if e.running == nil && len(e.queue) > 0 {
+		next := e.queue[0]
+		e.queue = e.queue[1:]
+		e.running = &next
+		workflow.Go(ctx, func(ctx workflow.Context) { e.act(ctx, next) })
+	}
+}
+
+func (e *entity) restore(ctx workflow.Context) error {
+	if err := e.validate(); err != nil {
+		return err
+	}
+	if c := e.in.Carry; c != nil {
+		if c.Version > carryVersion {
+			return fmt.Errorf("state of version %d, this worker knows %d: upgrade it", c.Version, carryVersion)
+		}
+		e.s, e.counter, e.recent, e.queue = c.Status, c.Counter, c.Recent, c.Queue
+		e.joined, e.assigned, e.lastSeen = c.Joined, c.Assigned, c.LastSeen
+		e.in.Carry = nil
+		return nil
+	}
+	e.s = api.MachineStatus{
+		Machine: e.in.VM.Machine, Name: e.in.VM.Name, VM: e.in.VM, Policy: e.in.Policy.Name, PolicySpec: e.in.Policy,
+		TargetSpec: e.in.Target, Protected: protected(e.in.VM, e.in.Exclude), State: api.StateEnabling,
+		Health: api.Healthy, Since: workflow.Now(ctx),
+	}
+	return nil
+}
+
+// mayContinueAsNew reports whether the history is long and nothing is under way
+// that would be lost.
+func (e *entity) mayContinueAsNew(ctx workflow.Context) bool {
+	return workflow.GetInfo(ctx).GetContinueAsNewSuggested() && e.running == nil && !e.ended &&
+		workflow.AllHandlersFinished(ctx) && (e.background == nil || e.background.restartable)
+}
+
+func (e *entity) carry() api.MachineInput {
+	in := e.in
+	in.VM, in.Policy = e.s.VM, e.s.PolicySpec
+	in.Carry = &api.MachineCarry{
+		Version: carryVersion, Status: e.s, Counter: e.counter, Recent: e.recent, Queue: e.queue,
+		Joined: e.joined, Assigned: e.assigned, LastSeen: e.lastSeen,
+	}
+	return in
+}
+
+// protected lists the disks of a VM that are not excluded.
+func protected(vm api.VM, exclude []string) []api.VMDisk {
+	var out []api.VMDisk
+	for _, d := range vm.Disks {
+		skip := false
+		for _, x := range exclude {
+			skip = skip || x == d.Label || x == d.BackingUUID
+		}
+		if !skip {
+			out = append(out, d)
+		}
+	}
+	return out
+}
