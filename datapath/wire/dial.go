@@ -16,23 +16,34 @@ import (
 	"drover/datapath/ident"
 )
 
+// DialFunc opens a connection; net.Dialer.DialContext is one, a proxy's another.
+type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
+
 // Dial connects to a server ("host:port"), checks its certificate as tlsConfig
 // says, and asks for the upgrade. It takes at most HandshakeTimeout. The caller
-// closes the connection; ctx only bounds Dial itself.
-func Dial(ctx context.Context, address string, tlsConfig *tls.Config) (*Conn, error) {
+// closes the connection; ctx only bounds Dial itself. A nil dial connects directly.
+func Dial(ctx context.Context, dial DialFunc, address string, tlsConfig *tls.Config) (*Conn, error) {
 	if tlsConfig == nil {
 		return nil, errors.New("dial without a TLS configuration")
 	}
+	if dial == nil {
+		dial = new(net.Dialer).DialContext
+	}
 	ctx, cancel := context.WithTimeout(ctx, HandshakeTimeout)
 	defer cancel()
-	cfg := tlsConfig.Clone()
-	cfg.MinVersion, cfg.NextProtos = tls.VersionTLS13, []string{"http/1.1"}
-	dialer := tls.Dialer{Config: cfg}
-	raw, err := dialer.DialContext(ctx, "tcp", address)
+	raw, err := dial(ctx, "tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", address, err)
 	}
-	c := raw.(*tls.Conn)
+	cfg := tlsConfig.Clone()
+	cfg.MinVersion, cfg.NextProtos = tls.VersionTLS13, []string{"http/1.1"}
+	if cfg.ServerName == "" {
+		cfg.ServerName, _, _ = net.SplitHostPort(address)
+	}
+	c := tls.Client(raw, cfg)
+	if err := c.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("TLS with %s: %w", address, err), raw.Close())
+	}
 	conn, err := request(ctx, c, address)
 	if err != nil {
 		_ = c.Close()
