@@ -59,7 +59,7 @@ func open(r io.ReaderAt, size int64, keys Keys) (*Reader, error) {
 	}
 	plain, err := out.seal.Open(sealed[:0], nonce(indexNonce), sealed, nil)
 	if err != nil {
-		return nil, fmt.Errorf("%w: it is damaged, or was written with another key %s", ErrKey, header.KeyID)
+		return nil, fmt.Errorf("%w: %w, or was written with another key %s", ErrKey, ErrCorrupt, header.KeyID)
 	}
 	if err := out.readIndex(plain, raw, at, digest); err != nil {
 		return nil, err

@@ -1,0 +1,108 @@
+package server
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"drover/datapath/ident"
+	"drover/datapath/stream"
+)
+
+const grantSuffix = ".json"
+
+// record is what is kept of a machine across restarts.
+type record struct {
+	Grant  stream.Grant   `json:"grant"`
+	Broken *stream.Broken `json:"broken,omitempty"`
+	// Held: a final cut has left the source frozen.
+	Held bool `json:"held,omitempty"`
+}
+
+func (s *Server) grantDir() string { return filepath.Join(s.StateDir, "grants") }
+
+func (s *Server) grantFile(m ident.MachineID) string {
+	return filepath.Join(s.grantDir(), m.String()+grantSuffix)
+}
+
+// saveGrant makes the record durable.
+func (s *Server) saveGrant(r record) error {
+	b, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("keep the grant of machine %s: %w", r.Grant.Spec.Machine, err)
+	}
+	path := s.grantFile(r.Grant.Spec.Machine)
+	if err := writeDurably(path, b); err != nil {
+		return fmt.Errorf("keep the grant of machine %s: %w", r.Grant.Spec.Machine, err)
+	}
+	return nil
+}
+
+func writeDurably(path string, b []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (s *Server) removeGrant(m ident.MachineID) error {
+	err := os.Remove(s.grantFile(m))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil {
+		err = syncDir(s.grantDir())
+	}
+	if err != nil {
+		return fmt.Errorf("remove the grant of machine %s: %w", m, err)
+	}
+	return nil
+}
+
+func (s *Server) readGrants() ([]record, error) {
+	files, err := os.ReadDir(s.grantDir())
+	if err != nil {
+		return nil, fmt.Errorf("read the grants: %w", err)
+	}
+	var out []record
+	for _, f := range files {
+		name, ok := strings.CutSuffix(f.Name(), grantSuffix)
+		id, err := ident.ParseMachineID(name)
+		if !ok || err != nil {
+			continue // not ours
+		}
+		b, err := os.ReadFile(s.grantFile(id))
+		if err != nil {
+			return nil, fmt.Errorf("read the grants: %w", err)
+		}
+		var r record
+		if err := json.Unmarshal(b, &r); err != nil || r.Grant.Spec.Machine != id {
+			return nil, fmt.Errorf("read the grant %s: it is damaged (%w); remove it, the control plane grants anew", s.grantFile(id), err)
+		}
+		out = append(out, r)
+	}
+	return out, nil
+}

@@ -1,0 +1,36 @@
+package server
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// metrics of the data path; docs/OPERATIONS names what to watch.
+type metrics struct {
+	sessions prometheus.Gauge
+	refused  *prometheus.CounterVec
+	received prometheus.Counter
+	sets     *prometheus.CounterVec
+	broken   prometheus.Counter
+}
+
+func newMetrics(r prometheus.Registerer, s *Server) *metrics {
+	m := &metrics{
+		sessions: prometheus.NewGauge(prometheus.GaugeOpts{Name: "drover_stream_sessions", Help: "Agents that stream now."}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "drover_stream_refused_total", Help: "Sessions refused or ended, by code."}, []string{"code"}),
+		received: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "drover_stream_data_bytes_total", Help: "Bytes of blocks received from agents."}),
+		sets: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "drover_stream_change_sets_total", Help: "Change sets that are spooled, stored, applied."}, []string{"level"}),
+		broken: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "drover_stream_broken_total", Help: "Times a machine was marked for resync."}),
+	}
+	if r == nil {
+		return m
+	}
+	r.MustRegister(m.sessions, m.refused, m.received, m.sets, m.broken,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "drover_spool_used_bytes", Help: "Bytes in the spool."},
+			func() float64 { used, _ := s.spool.Usage(); return float64(used) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "drover_spool_limit_bytes", Help: "Bytes the spool may take."},
+			func() float64 { _, limit := s.spool.Usage(); return float64(limit) }),
+	)
+	return m
+}

@@ -1,0 +1,256 @@
+package server
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"drover/datapath/changeset"
+	"drover/datapath/checksum"
+	"drover/datapath/spool"
+	"drover/datapath/wire"
+)
+
+// spoolBuffer is how much is gathered before it is written to the spool.
+const spoolBuffer = 256 << 10
+
+// receiving is a change set between its Begin and its End. It does not exist
+// before it is committed.
+type receiving struct {
+	header  changeset.Header
+	file    *spool.File
+	buffer  *bufio.Writer
+	w       *changeset.Writer
+	extents int64
+	sums    []uint64
+}
+
+func (r *receiving) abort(log *slog.Logger) {
+	if err := r.file.Abort(); err != nil {
+		log.Warn("an unfinished change set could not be removed from the spool", "error", err.Error())
+	}
+}
+
+// receive handles messages until the session ends.
+func (x *session) receive() error {
+	for {
+		message, err := x.conn.Receive()
+		if err != nil {
+			return err
+		}
+		x.m.mu.Lock()
+		x.m.seen = time.Now()
+		x.m.heard = x.m.seen
+		x.m.mu.Unlock()
+		if err := x.handle(message); err != nil {
+			return err
+		}
+	}
+}
+
+func (x *session) handle(message wire.Message) error {
+	switch m := message.(type) {
+	case *wire.Data:
+		return x.data(m.Extent)
+	case *wire.Zero:
+		return x.add(changeset.Extent{Disk: m.Disk, Offset: m.Offset, Length: m.Length, Zero: true})
+	case *wire.Begin:
+		return x.begin(m)
+	case *wire.End:
+		return x.finish(m)
+	case *wire.SumsQuery:
+		return x.answer(m)
+	case *wire.Progress:
+		return x.progress(m)
+	case *wire.Pong:
+		return nil
+	case *wire.Refuse:
+		return fmt.Errorf("the agent ended it (%s): %s", m.Code, m.Detail)
+	}
+	return refuse(wire.CodeBadFrame, 0, "unexpected message %T", message)
+}
+
+// begin begins a change set that must follow the one before.
+func (x *session) begin(b *wire.Begin) error {
+	tail, whole := x.pipe.Tail()
+	h := x.header
+	h.Seq, h.Prev, h.Kind = b.Seq, b.Prev, b.Kind
+	switch {
+	case x.open != nil:
+		return refuse(wire.CodeBadFrame, 0, "change set %d begins inside %d", b.Seq, x.open.header.Seq)
+	case !h.Follows(tail):
+		return refuse(wire.CodeGap, 0, "change set %d after %s does not follow %s", b.Seq, b.Prev.String()[:8], tail)
+	case whole != (b.Kind == changeset.Delta):
+		return refuse(wire.CodeGap, 0, "change set %d: kind %d, the base copy being complete is %t", b.Seq, b.Kind, whole)
+	}
+	file, err := x.m.s.spool.Create(x.m.id, h.Epoch, h.Seq)
+	if err != nil {
+		return x.spoolError(err)
+	}
+	r := &receiving{header: h, file: file, buffer: bufio.NewWriterSize(file, spoolBuffer)}
+	if r.w, err = changeset.NewWriter(r.buffer, h, x.key, changeset.Options{Compression: changeset.CompressZstd}); err != nil {
+		r.abort(x.log)
+		return x.spoolError(err)
+	}
+	x.open = r
+	return nil
+}
+
+// spoolError tells the agent what it can do about an error.
+func (x *session) spoolError(err error) error {
+	if errors.Is(err, spool.ErrFull) {
+		return refuse(wire.CodeFull, retryFull, "%s: %v; it goes on by itself when there is room", x.m.s.Name, err)
+	}
+	x.log.Error("the spool failed", "machine", x.m.id.String(), "error", err.Error())
+	return refuse(wire.CodeInternal, retryFull, "%s cannot spool: see its log", x.m.s.Name)
+}
+
+// data takes an extent whose checksums must be those of its blocks.
+func (x *session) data(e changeset.Extent) error {
+	if x.open == nil {
+		return refuse(wire.CodeBadFrame, 0, "data outside a change set")
+	}
+	if e.Disk >= len(x.header.Disks) {
+		return refuse(wire.CodeDisks, 0, "data of disk %d, there are %d", e.Disk, len(x.header.Disks))
+	}
+	x.open.sums = checksum.SumAll(x.open.sums[:0], x.header.Disks[e.Disk].Seed, e.Offset, e.Data)
+	if !slices.Equal(x.open.sums, e.Sums) {
+		return refuse(wire.CodeBadFrame, 0, "a block of disk %d at %d+%d is not what its checksum says", e.Disk, e.Offset, e.Length)
+	}
+	x.count(&e, e.Length)
+	return x.add(e)
+}
+
+func (x *session) add(e changeset.Extent) error {
+	if x.open == nil {
+		return refuse(wire.CodeBadFrame, 0, "zeros outside a change set")
+	}
+	if e.Disk >= len(x.header.Disks) || e.Offset+e.Length > x.header.Disks[e.Disk].Size {
+		return refuse(wire.CodeDisks, 0, "range %d+%d of disk %d is not on the disk", e.Offset, e.Length, e.Disk)
+	}
+	x.open.extents++
+	if err := x.open.w.Add(e); err != nil {
+		return x.spoolError(err)
+	}
+	return nil
+}
+
+// count adds to what was moved.
+func (x *session) count(e *changeset.Extent, data int64) {
+	_, whole := x.pipe.Tail()
+	now := x.conn.BytesRead() + x.conn.BytesWritten()
+	wireBytes := now - x.wireBytes
+	x.wireBytes = now
+	x.m.s.metrics.received.Add(float64(data))
+	x.m.mu.Lock()
+	defer x.m.mu.Unlock()
+	f := &x.m.facts
+	f.dataBytes += data
+	f.wireBytes += wireBytes
+	if whole {
+		return
+	}
+	f.baseDataBytes += data
+	f.baseWireBytes += wireBytes
+	if e == nil {
+		return
+	}
+	if d := f.disk(x.header.Disks[e.Disk].ID); d != nil {
+		d.Bytes += data
+	}
+}
+
+// finish makes the change set durable and acknowledges it.
+func (x *session) finish(end *wire.End) error {
+	r := x.open
+	switch {
+	case r == nil || end.Seq != r.header.Seq:
+		return refuse(wire.CodeBadFrame, 0, "end of change set %d, which is not under way", end.Seq)
+	case end.Extents != r.extents:
+		return refuse(wire.CodeBadFrame, 0, "change set %d has %d extents, %d came", end.Seq, end.Extents, r.extents)
+	case end.Cut.Complete && r.header.Kind != changeset.Base:
+		return refuse(wire.CodeBadFrame, 0, "a delta cannot complete a base copy")
+	}
+	if err := x.hold(end); err != nil {
+		return x.spoolError(err)
+	}
+	summary, err := r.w.Finish(end.Cut)
+	if err == nil {
+		err = r.buffer.Flush()
+	}
+	if err != nil {
+		return x.spoolError(err)
+	}
+	entry, err := r.file.Commit()
+	if err != nil {
+		return x.spoolError(err)
+	}
+	x.open = nil
+	x.countEnd(end)
+	x.pipe.Add(entry, summary)
+	x.m.s.metrics.sets.WithLabelValues("spooled").Inc()
+	return x.conn.Send(&wire.Ack{Level: wire.Spooled, Position: summary.Position()})
+}
+
+// countEnd counts the frames of a set and takes the order it answers away.
+func (x *session) countEnd(end *wire.End) {
+	x.count(nil, 0)
+	x.m.mu.Lock()
+	defer x.m.mu.Unlock()
+	x.m.facts.freeze = end.Cut.Freeze
+	if x.m.order == wire.OrderCut && end.Cut.Consistency > 0 || x.m.order == wire.OrderFinalCut && end.Cut.Final {
+		x.m.order = 0
+	}
+}
+
+// hold notes durably that the source stays frozen, before anybody is told.
+func (x *session) hold(end *wire.End) error {
+	if !end.Cut.Final {
+		return nil
+	}
+	x.m.mu.Lock()
+	defer x.m.mu.Unlock()
+	rec := x.m.rec
+	rec.Held = true
+	if err := x.m.s.saveGrant(rec); err != nil {
+		return err
+	}
+	x.m.rec.Held = true
+	return nil
+}
+
+// answer answers a query for checksums, as of all change sets so far.
+func (x *session) answer(q *wire.SumsQuery) error {
+	if x.open != nil || q.Disk >= len(x.header.Disks) {
+		return refuse(wire.CodeBadFrame, 0, "query for checksums of disk %d", q.Disk)
+	}
+	if err := x.pipe.Drain(x.ctx); err != nil {
+		return refuse(wire.CodeBusy, retryBusy, "the change sets before are not applied: %v", err)
+	}
+	leaves, err := x.writer.Leaves(x.header.Disks[q.Disk].ID)
+	if err != nil {
+		x.log.Warn("no checksums", "disk", q.Disk, "error", err.Error())
+		return refuse(wire.CodeBusy, retryBroken, "disk %d must be read first", q.Disk)
+	}
+	sums := make([]uint64, q.Count)
+	if err := checksum.Level(leaves, q.Level, q.First, sums); err != nil {
+		return refuse(wire.CodeBadFrame, 0, "%v", err)
+	}
+	return x.conn.Send(&wire.Sums{Disk: q.Disk, Level: q.Level, First: q.First, Sums: sums})
+}
+
+// progress notes how far the agent is with a disk.
+func (x *session) progress(p *wire.Progress) error {
+	if p.Disk >= len(x.header.Disks) {
+		return refuse(wire.CodeBadFrame, 0, "progress of disk %d", p.Disk)
+	}
+	x.m.mu.Lock()
+	defer x.m.mu.Unlock()
+	if d := x.m.facts.disk(x.header.Disks[p.Disk].ID); d != nil {
+		d.Done = p.Done
+	}
+	return nil
+}

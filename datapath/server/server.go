@@ -1,0 +1,234 @@
+// Package server is the receiving end of replication, a process server or a master
+// target: it lets agents of granted machines stream, spools what they send, and
+// has it carried on into the replica.
+//
+//	server.go   the server: sessions come in, a clean stop
+//	streams.go  what the control plane asks for (stream.Streams)
+//	grant.go    grants on disk
+//	machine.go  one machine: replica, pipeline, what is known of it
+//	status.go   what is told of it
+//	session.go  one agent's session: hello, welcome, the loop
+//	receive.go  a change set, from Begin to End
+//	metrics.go  counters
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"drover/datapath/cachestore"
+	"drover/datapath/changeset"
+	"drover/datapath/ident"
+	"drover/datapath/replica"
+	"drover/datapath/spool"
+	"drover/datapath/stream"
+	"drover/datapath/wire"
+)
+
+// Bounds of a server.
+const (
+	maxSessions  = 1024
+	maxMachines  = 4096
+	maxHeaders   = 16 << 10 // bytes of an upgrade request
+	baseSetBytes = 64 << 20 // plain data of one base set
+	stopLimit    = 20 * time.Second
+	watchEvery   = time.Second
+	retryBusy    = time.Second     // when an agent refused for something short comes back
+	retryFull    = 3 * time.Second // when the spool was full
+	retryBroken  = 2 * time.Second // when a resync must be asked for first
+)
+
+// Config of a server. All fields but DiskByID, Denied and Metrics are needed.
+type Config struct {
+	Name     string // in the certificate and in logs
+	StateDir string // grants and the spool
+	TLS      *tls.Config
+	Store    replica.Store
+	Cache    cachestore.Store
+	// SpoolLimit bounds the spool in bytes.
+	SpoolLimit int64
+	Keys       func(ctx context.Context, machine ident.MachineID, id string) (changeset.Key, error)
+	// DiskByID has a link per attached disk, named by its backing's uuid (master target).
+	DiskByID string
+	// Denied reports revoked certificates.
+	Denied  func(ident.Peer) bool
+	Logger  *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// Server is a process server's or master target's data path.
+type Server struct {
+	Config
+	spool   *spool.Spool
+	metrics *metrics
+	started time.Time
+
+	mu       sync.Mutex
+	machines map[ident.MachineID]*machine
+	sessions int
+	stopping bool
+	wg       sync.WaitGroup // sessions
+}
+
+var _ stream.Streams = (*Server)(nil)
+
+// New opens the spool and the grants. What an earlier run acknowledged is carried
+// on from here.
+func New(c Config) (*Server, error) {
+	if c.Denied == nil {
+		c.Denied = func(ident.Peer) bool { return false }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	sp, err := spool.Open(filepath.Join(c.StateDir, "spool"), c.SpoolLimit)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Config: c, spool: sp, machines: map[ident.MachineID]*machine{}, started: time.Now()}
+	s.metrics = newMetrics(c.Metrics, s)
+	if err := os.MkdirAll(s.grantDir(), 0o700); err != nil {
+		return nil, fmt.Errorf("open the grants: %w", err)
+	}
+	records, err := s.readGrants()
+	if err != nil {
+		return nil, err
+	}
+	for _, r := range records {
+		m := newMachine(s, r)
+		s.machines[m.id] = m
+	}
+	return s, nil
+}
+
+// Serve takes sessions until ctx ends, then stops gracefully. It closes the listener.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc(wire.Path, s.upgrade)
+	srv := &http.Server{
+		Handler: mux, TLSConfig: s.TLS, MaxHeaderBytes: maxHeaders,
+		ReadTimeout: wire.HandshakeTimeout, ReadHeaderTimeout: wire.HandshakeTimeout,
+		IdleTimeout: wire.IdleTimeout, ErrorLog: slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}, // HTTP/1.1 only
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.ServeTLS(listener, "", "") }()
+	watched := make(chan struct{})
+	watching, stopWatching := context.WithCancel(ctx)
+	go func() { defer close(watched); s.watch(watching) }()
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	stopWatching()
+	<-watched
+	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
+	defer cancel()
+	shutErr := srv.Shutdown(limited)
+	return errors.Join(err, shutErr, s.stop())
+}
+
+// stop ends all sessions and closes all machines. Grants stay.
+func (s *Server) stop() error {
+	s.mu.Lock()
+	s.stopping = true
+	machines := s.list()
+	s.mu.Unlock()
+	for _, m := range machines {
+		m.endSession(&wire.Refuse{Code: wire.CodeStopped, Detail: "the server is stopping", RetryAfter: retryBusy})
+	}
+	s.wg.Wait()
+	var err error
+	for _, m := range machines {
+		m.op.Lock()
+		err = errors.Join(err, m.close())
+		m.op.Unlock()
+	}
+	return errors.Join(err, s.spool.Close())
+}
+
+// list gives the machines; mu is held.
+func (s *Server) list() []*machine {
+	out := make([]*machine, 0, len(s.machines))
+	for _, m := range s.machines {
+		out = append(out, m)
+	}
+	return out
+}
+
+// watch opens machines that are not open and marks those whose agents stay away.
+func (s *Server) watch(ctx context.Context) {
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for {
+		s.mu.Lock()
+		machines := s.list()
+		s.mu.Unlock()
+		for _, m := range machines {
+			m.watch(ctx)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// upgrade takes one agent's connection.
+func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
+	if !s.enter() {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "too many sessions, or the server is stopping", http.StatusServiceUnavailable)
+		s.metrics.refused.WithLabelValues(wire.CodeBusy.String()).Inc()
+		return
+	}
+	defer s.leave()
+	conn, err := wire.Upgrade(w, r)
+	if err != nil {
+		s.Logger.Warn("a connection for a stream was refused", "remote", r.RemoteAddr, "error", err.Error())
+		return
+	}
+	s.session(conn)
+}
+
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping || s.sessions >= maxSessions {
+		return false
+	}
+	s.sessions++
+	s.wg.Add(1)
+	return true
+}
+
+func (s *Server) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions--
+	s.wg.Done()
+}
+
+// machine finds a machine by its id; replica.ErrNotFound without a grant.
+func (s *Server) machine(id ident.MachineID) (*machine, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.machines[id]
+	if m == nil {
+		return nil, fmt.Errorf("machine %s has no grant on %s: %w", id, s.Name, replica.ErrNotFound)
+	}
+	return m, nil
+}
