@@ -10,7 +10,13 @@ require (
 	go.temporal.io/server v1.32.1
 )
 
-require github.com/inconshreveable/mousetrap v1.1.0 // indirect
+require (
+	github.com/goccy/go-yaml v1.18.0 // indirect
+	github.com/inconshreveable/mousetrap v1.1.0 // indirect
+	github.com/klauspost/compress v1.20.3 // indirect
+	github.com/vmware/govmomi v0.56.0 // indirect
+	go.etcd.io/bbolt v1.4.3 // indirect
+)
 
 require (
 	cel.dev/expr v0.25.2 // indirect

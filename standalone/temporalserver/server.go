@@ -65,6 +65,9 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if opts.Retention == 0 {
 		opts.Retention = defaultRetention
 	}
+	if err := errors.Join(free("frontend", opts.Listen), free("web UI", opts.UI)); err != nil {
+		return nil, err
+	}
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("start Temporal: make its data directory: %w", err)
 	}
@@ -88,6 +91,19 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		}
 	}
 	return s, nil
+}
+
+// free gives an error unless the address can be listened on. The server panics,
+// and the UI ends the process, when they find theirs taken.
+func free(what, address string) error {
+	if address == "" {
+		return nil
+	}
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("start Temporal's %s: %w; end what listens there or choose another address", what, err)
+	}
+	return l.Close()
 }
 
 // Stop stops the UI, then the server.

@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -23,9 +22,9 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	defer stop()
-	logger := slog.New(slog.NewJSONHandler(os.Stderr, nil))
-	if err := root(logger).ExecuteContext(ctx); err != nil {
+	err := root(slog.New(slog.NewJSONHandler(os.Stderr, nil))).ExecuteContext(ctx)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "drover-standalone:", err)
 		os.Exit(1)
 	}
@@ -36,7 +35,7 @@ func root(logger *slog.Logger) *cobra.Command {
 		Use: "drover-standalone", SilenceUsage: true, SilenceErrors: true,
 		Short: "Drover's control plane in one process, on an embedded Temporal server",
 	}
-	cmd.AddCommand(temporalCommand(logger))
+	cmd.AddCommand(serveCommand(logger), temporalCommand(logger))
 	return cmd
 }
 
@@ -50,30 +49,22 @@ func temporalCommand(logger *slog.Logger) *cobra.Command {
 		Example: "  drover-standalone temporal --dir /var/lib/drover/temporal",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return serveTemporal(cmd.Context(), opts)
+			return withTemporal(cmd.Context(), opts, func(ctx context.Context) error {
+				<-ctx.Done()
+				return nil
+			})
 		},
 	}
-	temporalFlags(cmd, &opts)
+	cmd.Flags().StringVar(&opts.Dir, "dir", "temporal", "directory of the database")
+	cmd.Flags().StringVar(&opts.Namespace, "namespace", "default", "namespace, made when absent")
+	addressFlags(cmd, &opts)
 	return cmd
 }
 
-func temporalFlags(cmd *cobra.Command, opts *temporalserver.Options) {
-	f := cmd.Flags()
-	f.StringVar(&opts.Dir, "dir", "temporal", "directory of the database")
-	f.StringVar(&opts.Listen, "listen", "127.0.0.1:7233", "address of the Temporal frontend")
-	f.StringVar(&opts.UI, "ui", "127.0.0.1:8233", "address of the web UI; empty runs none")
-	f.StringVar(&opts.Namespace, "namespace", "default", "namespace, made when absent")
-}
-
-// serveTemporal runs the server until the context ends.
-func serveTemporal(ctx context.Context, opts temporalserver.Options) error {
-	server, err := temporalserver.Start(ctx, opts)
-	if err != nil {
-		return err
-	}
-	opts.Logger.Info("Temporal is ready", "address", opts.Listen, "ui", "http://"+opts.UI, "namespace", opts.Namespace)
-	<-ctx.Done()
-	return errors.Join(server.Stop())
+// addressFlags say where Temporal and its UI listen.
+func addressFlags(cmd *cobra.Command, opts *temporalserver.Options) {
+	cmd.Flags().StringVar(&opts.Listen, "listen", "127.0.0.1:7233", "address of the Temporal frontend")
+	cmd.Flags().StringVar(&opts.UI, "ui", "127.0.0.1:8233", "address of the web UI; empty runs none")
 }
 
 // searchAttributes are those by which the Temporal UI filters machines and plans.
