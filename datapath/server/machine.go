@@ -24,6 +24,12 @@ const (
 	codeDamaged     = "DRV-3002"
 )
 
+// Why a machine is not opened again.
+var (
+	errRevoked  = errors.New("the grant was revoked")
+	errStopping = errors.New("the server is stopping")
+)
+
 // machine is what the server has of one machine.
 type machine struct {
 	s  *Server
@@ -44,6 +50,7 @@ type machine struct {
 	seen    time.Time     // the agent was heard last, or the machine was taken up
 	heard   time.Time     // the agent was heard last; zero: never since the start
 	trouble string        // why it was not opened last time
+	gone    error         // why it may not be opened again; of op
 	facts   facts
 }
 
@@ -100,6 +107,9 @@ func (m *machine) openWriter(ctx context.Context, grant stream.Grant) error {
 	m.mu.Unlock()
 	if w != nil {
 		return nil
+	}
+	if m.gone != nil {
+		return m.gone
 	}
 	spec, err := m.s.specOf(grant)
 	if err != nil {

@@ -79,6 +79,9 @@ type Server struct {
 	sessions int
 	stopping bool
 	wg       sync.WaitGroup // sessions
+
+	halt    context.Context // ends when the server stops
+	stopped context.CancelFunc
 }
 
 var _ stream.Streams = (*Server)(nil)
@@ -97,6 +100,7 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Config: c, spool: sp, machines: map[ident.MachineID]*machine{}, started: time.Now()}
+	s.halt, s.stopped = context.WithCancel(context.Background())
 	s.metrics = newMetrics(c.Metrics, s)
 	if err := os.MkdirAll(s.grantDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("open the grants: %w", err)
@@ -146,6 +150,7 @@ func (s *Server) stop() error {
 	s.stopping = true
 	machines := s.list()
 	s.mu.Unlock()
+	s.stopped()
 	for _, m := range machines {
 		m.endSession(&wire.Refuse{Code: wire.CodeStopped, Detail: "the server is stopping", RetryAfter: retryBusy})
 	}
@@ -153,6 +158,7 @@ func (s *Server) stop() error {
 	var err error
 	for _, m := range machines {
 		m.op.Lock()
+		m.gone = errStopping
 		err = errors.Join(err, m.close())
 		m.op.Unlock()
 	}

@@ -92,7 +92,9 @@ func (s *Server) session(conn *wire.Conn) {
 
 // handshake takes the Hello and admits the session or refuses it.
 func (s *Server) handshake(conn *wire.Conn, log *slog.Logger) (*session, error) {
+	waiting := context.AfterFunc(s.halt, func() { _ = conn.Close() })
 	first, err := conn.Receive()
+	waiting()
 	if err != nil {
 		return nil, err
 	}
@@ -204,6 +206,9 @@ func (x *session) register(g stream.Grant, hello *wire.Hello) (*wire.Welcome, er
 	m := x.m
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if m.s.halt.Err() != nil { // nobody would end this session
+		return nil, refuse(wire.CodeStopped, retryBusy, "the server is stopping")
+	}
 	if m.writer == nil || m.pipe == nil || m.session != nil || g.Epoch != hello.Epoch {
 		return nil, refuse(wire.CodeBusy, retryBusy, "machine %s is being prepared", m.id)
 	}

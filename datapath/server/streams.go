@@ -20,11 +20,10 @@ const drainLimit = 30 * time.Second
 
 // Grant implements stream.Streams.
 func (s *Server) Grant(ctx context.Context, g stream.Grant) error {
-	m, err := s.granted(g)
+	m, err := s.lockGranted(g)
 	if err != nil {
 		return err
 	}
-	m.op.Lock()
 	defer m.op.Unlock()
 	m.mu.Lock()
 	old := m.rec
@@ -43,6 +42,21 @@ func (s *Server) Grant(ctx context.Context, g stream.Grant) error {
 	return nil
 }
 
+// lockGranted gives the machine of a grant with op held.
+func (s *Server) lockGranted(g stream.Grant) (*machine, error) {
+	for {
+		m, err := s.granted(g)
+		if err != nil {
+			return nil, err
+		}
+		m.op.Lock()
+		if !errors.Is(m.gone, errRevoked) { // else it was revoked meanwhile
+			return m, nil
+		}
+		m.op.Unlock()
+	}
+}
+
 // granted finds or makes the machine of a grant.
 func (s *Server) granted(g stream.Grant) (*machine, error) {
 	id := g.Spec.Machine
@@ -53,7 +67,7 @@ func (s *Server) granted(g stream.Grant) (*machine, error) {
 	defer s.mu.Unlock()
 	switch m := s.machines[id]; {
 	case s.stopping:
-		return nil, errors.New("the server is stopping")
+		return nil, errStopping
 	case m != nil:
 		return m, nil
 	case len(s.machines) >= maxMachines:
@@ -131,7 +145,7 @@ func (s *Server) Revoke(ctx context.Context, id ident.MachineID, epoch ident.Epo
 	m.mu.Lock()
 	own := m.rec.Grant.Epoch
 	m.mu.Unlock()
-	if own > epoch {
+	if own > epoch || errors.Is(m.gone, errRevoked) {
 		return nil
 	}
 	err = m.open(ctx) // what was spooled before a restart is finished too
@@ -144,6 +158,7 @@ func (s *Server) Revoke(ctx context.Context, id ident.MachineID, epoch ident.Epo
 	if err := s.removeGrant(id); err != nil {
 		return err
 	}
+	m.gone = errRevoked
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.machines, id)

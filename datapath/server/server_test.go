@@ -1,0 +1,182 @@
+package server_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"drover/datapath/ident"
+	"drover/datapath/replica"
+	"drover/datapath/stream"
+	"drover/datapath/wire"
+)
+
+func TestBaseCopyThenDelta(t *testing.T) {
+	r := newRig(t)
+	s := r.granted()
+	require.Equal(t, stream.PhaseWaiting, s.status().Phase)
+	a := s.connect()
+	require.Equal(t, wire.ModeCopy, a.welcome.Mode)
+	require.True(t, a.welcome.Position.IsZero())
+	require.Equal(t, uint32(1), a.welcome.Generation)
+	require.Equal(t, "key-1", a.welcome.KeyID)
+	require.Equal(t, stream.PhaseBase, s.status().Phase)
+	a.say(&wire.Progress{Disk: 0, Done: 4096, Total: disks[0].Size})
+	a.base(r.src)
+	a.await(wire.Stored, 2)
+	first := r.src.clone()
+	r.holds(2, first)
+
+	a.delta(r.src.change(0, 3, r.noise(2*4096)), r.src.zero(1, 30, 10*4096+512))
+	a.delta(r.src.change(1, 40, r.noise(512)), r.src.change(0, 4, r.noise(4096)))
+	a.await(wire.Applied, 4)
+	r.holds(2, first)
+	r.holds(4, r.src)
+	require.Len(t, r.state().Points, 3)
+
+	st := s.status()
+	require.Equal(t, stream.PhaseDelta, st.Phase)
+	require.True(t, st.Complete)
+	require.True(t, st.Connected)
+	require.Equal(t, []ident.Position{a.tail, a.tail, a.tail}, []ident.Position{st.Spooled, st.Stored, st.Applied})
+	require.Equal(t, ident.Seq(4), st.LastPoint)
+	require.Equal(t, 3, st.Points)
+	require.Equal(t, disks[0].ID, st.Disks[0].ID)
+	require.Equal(t, int64(4096), st.Disks[0].Done)
+	base := st.Disks[0].Bytes + st.Disks[1].Bytes
+	require.Equal(t, base, st.BaseDataBytes)
+	require.Equal(t, base+3*4096+512, st.DataBytes)
+	require.Greater(t, st.WireBytes, st.DataBytes)
+	require.Positive(t, st.CacheBytes)
+	require.False(t, st.BaseFinished.Before(st.BaseStarted))
+	require.False(t, st.StoredTime.IsZero())
+	require.Equal(t, crash().Freeze, st.FreezeLast)
+	require.Eventually(t, func() bool { return s.status().BacklogSets == 0 }, patience, often)
+}
+
+func TestReconnectGoesOn(t *testing.T) {
+	r := newRig(t)
+	s := r.granted()
+	a := s.connect()
+	a.base(r.src)
+	a.say(a.begin(2), a.data(r.src.clone().change(0, 1, r.noise(4096)))) // never ended: it does not exist
+	a.close()
+	b := s.connect()
+	require.Equal(t, wire.ModeDelta, b.welcome.Mode)
+	require.Equal(t, a.tail, b.welcome.Position)
+	b.delta(r.src.change(0, 9, r.noise(4096)))
+	b.await(wire.Applied, 3)
+	r.holds(3, r.src)
+}
+
+func TestBaseBrokenOffIsCompared(t *testing.T) {
+	r := newRig(t)
+	s := r.granted()
+	a := s.connect()
+	require.Nil(t, a.set(1, crash(), r.src.whole(0)...))
+	a.await(wire.Applied, 1)
+	require.Empty(t, r.state().Points, "half a base copy is no recovery point")
+	a.close()
+	b := s.connect()
+	require.Equal(t, wire.ModeCompare, b.welcome.Mode)
+	require.Equal(t, a.tail, b.welcome.Position)
+}
+
+func TestRestart(t *testing.T) {
+	r := newRig(t)
+	s := r.granted()
+	a := s.connect()
+	a.base(r.src)
+	r.cache.away.Store(true)
+	a.delta(r.src.change(0, 9, r.noise(4096)))
+	a.delta(r.src.change(1, 9, r.noise(4096)))
+	require.Equal(t, 2, s.status().BacklogSets)
+	s.stop()
+	require.Equal(t, wire.CodeStopped, a.ended().Code)
+	require.Equal(t, ident.Seq(2), r.state().Position.Seq)
+
+	r.cache.away.Store(false)
+	s = r.start()
+	b := s.connect()
+	require.Equal(t, wire.ModeDelta, b.welcome.Mode)
+	require.Equal(t, a.tail, b.welcome.Position)
+	b.await(wire.Stored, 4) // told of what was acknowledged before
+	b.await(wire.Applied, 4)
+	r.holds(4, r.src)
+	b.delta(r.src.zero(0, 200, 4096))
+	b.await(wire.Applied, 5)
+	r.holds(5, r.src)
+	require.Len(t, r.state().Points, 4)
+	require.Eventually(t, func() bool { return s.status().BacklogSets == 0 }, patience, often)
+}
+
+func TestRestartWithoutAnAgentAppliesTheSpool(t *testing.T) {
+	r := newRig(t)
+	s := r.granted()
+	a := s.connect()
+	a.base(r.src)
+	r.cache.away.Store(true)
+	a.delta(r.src.change(0, 9, r.noise(4096)))
+	s.stop()
+	r.cache.away.Store(false)
+	s = r.start()
+	require.Eventually(t, func() bool { return s.status().LastPoint == 3 }, patience, often)
+	r.holds(3, r.src)
+}
+
+func TestNewSessionReplacesTheOld(t *testing.T) {
+	r := newRig(t)
+	s := r.granted()
+	a := s.connect()
+	a.base(r.src)
+	b := s.connect()
+	require.Equal(t, wire.CodeStopped, a.ended().Code)
+	require.True(t, s.status().Connected)
+	b.delta(r.src.change(0, 9, r.noise(4096)))
+	b.await(wire.Applied, 3)
+}
+
+func TestStopWithoutHello(t *testing.T) {
+	r := newRig(t)
+	s := r.granted()
+	conn, err := wire.Dial(t.Context(), nil, s.addr, r.ca.Client(agentPeer, serverPeer))
+	require.NoError(t, err)
+	s.stop() // an agent that says nothing does not hold it up
+	require.NoError(t, conn.Close())
+}
+
+func TestSpoolFull(t *testing.T) {
+	r := newRig(t)
+	s := r.granted(limitSpool(100 << 10))
+	a := s.connect()
+	refusal := a.set(1, crash(), r.src.whole(0)...) // 512 KiB of noise
+	require.NotNil(t, refusal)
+	require.Equal(t, wire.CodeFull, refusal.Code)
+	require.Positive(t, refusal.RetryAfter)
+
+	b := s.connect() // what was not ended left no trace
+	require.Equal(t, wire.ModeCopy, b.welcome.Mode)
+	r.cache.away.Store(true)
+	require.Nil(t, b.set(1, crash(), write{disk: 0, block: 8, content: r.noise(60 << 10)}))
+	refusal = b.set(1, crash(), write{disk: 0, block: 0, content: r.noise(4096)})
+	require.NotNil(t, refusal)
+	require.Equal(t, wire.CodeFull, refusal.Code)
+
+	r.cache.away.Store(false) // now there will be room
+	require.Eventually(t, func() bool { return s.status().Applied.Seq == 1 && s.status().BacklogSets == 0 }, patience, often)
+	c := s.connect()
+	require.Equal(t, wire.ModeCompare, c.welcome.Mode)
+	require.Nil(t, c.set(1, crash(), write{disk: 0, block: 0, content: r.noise(4096)}))
+	c.await(wire.Applied, 2)
+}
+
+func TestUnknownMachine(t *testing.T) {
+	r := newRig(t)
+	s := r.start()
+	_, err := s.Status(machineID)
+	require.ErrorIs(t, err, replica.ErrNotFound)
+	_, refusal := s.hello(agentPeer, r.greeting())
+	require.Equal(t, wire.CodeUnknownMachine, refusal.Code)
+	require.NoError(t, s.Revoke(t.Context(), machineID, 7), "absent is revoked")
+	require.ErrorIs(t, s.StartBase(t.Context(), machineID, 1, "", false), replica.ErrNotFound)
+}
