@@ -1,0 +1,163 @@
+// Package config reads the agent's configuration file. Decoding is strict: an
+// unknown field or a wrong value is an error that names file and line.
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+
+	"drover/agent/proxy"
+	"drover/agent/quiesce"
+)
+
+const (
+	maxFile    = 1 << 20 // bytes of the file
+	maxDisks   = 64
+	maxTimeout = 10 * time.Minute
+	dmiUUID    = "/sys/class/dmi/id/product_uuid"
+)
+
+// Config of an agent.
+type Config struct {
+	ConfigServer string `yaml:"configServer"` // https://host:port
+	State        string `yaml:"state"`        // directory of the identity
+	TokenFile    string `yaml:"tokenFile"`    // read while there is no identity yet
+	// Instance is the machine's hardware uuid; empty: what the firmware says.
+	Instance string `yaml:"instance"`
+	// Disks maps backing uuids to devices or image files, where the system itself
+	// does not name its disks so.
+	Disks   map[string]string `yaml:"disks"`
+	Quiesce Quiesce           `yaml:"quiesce"`
+	Metrics string            `yaml:"metrics"` // address of /metrics and /healthz; empty: none
+	Proxy   string            `yaml:"proxy"`   // http://host:port; empty: connect directly
+}
+
+// Quiesce says what runs around a cut.
+type Quiesce struct {
+	Pre     []string `yaml:"pre"`
+	Post    []string `yaml:"post"`
+	Timeout Duration `yaml:"timeout"`
+}
+
+// Duration is a time.Duration in YAML, "2s".
+type Duration time.Duration
+
+// UnmarshalYAML reads what time.ParseDuration reads.
+func (d *Duration) UnmarshalYAML(b []byte) error {
+	text := strings.Trim(strings.TrimSpace(string(b)), `"'`)
+	v, err := time.ParseDuration(text)
+	if err != nil {
+		return fmt.Errorf("%q: want a duration such as 2s", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// Load reads and checks the file. Relative paths are relative to it.
+func Load(file string) (*Config, error) {
+	content, err := read(file)
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration: %w", err)
+	}
+	c := &Config{Quiesce: Quiesce{Timeout: Duration(quiesce.DefaultTimeout)}}
+	err = yaml.NewDecoder(bytes.NewReader(content), yaml.Strict()).Decode(c)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, located(file, err)
+	}
+	dir, err := filepath.Abs(filepath.Dir(file))
+	if err != nil {
+		return nil, fmt.Errorf("read the configuration %s: %w", file, err)
+	}
+	if err := c.check(dir); err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return c, nil
+}
+
+func read(file string) ([]byte, error) {
+	f, err := os.Open(file) //nolint:gosec // the operator names it
+	if err != nil {
+		return nil, err
+	}
+	content, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	if len(content) > maxFile {
+		return nil, fmt.Errorf("%s: larger than %d bytes", file, maxFile)
+	}
+	return content, nil
+}
+
+func located(file string, err error) error {
+	var e yaml.Error
+	if errors.As(err, &e) && e.GetToken() != nil {
+		return fmt.Errorf("%s:%d: %s", file, e.GetToken().Position.Line, e.GetMessage())
+	}
+	return fmt.Errorf("%s: %w", file, err)
+}
+
+func (c *Config) check(dir string) error {
+	u, err := url.Parse(c.ConfigServer)
+	if err != nil || u.Scheme != "https" || u.Host == "" || strings.Trim(u.Path, "/") != "" {
+		return fmt.Errorf("configServer: %q: want https://host:port", c.ConfigServer)
+	}
+	if c.State == "" {
+		return errors.New("state: a directory is needed, e.g. /var/lib/drover/agent")
+	}
+	if len(c.Disks) > maxDisks {
+		return fmt.Errorf("disks: %d, at most %d", len(c.Disks), maxDisks)
+	}
+	if len(c.Quiesce.Post) > 0 != (len(c.Quiesce.Pre) > 0) {
+		return errors.New("quiesce: pre and post go together: what is frozen must be thawed")
+	}
+	if t := time.Duration(c.Quiesce.Timeout); t <= 0 || t > maxTimeout {
+		return fmt.Errorf("quiesce.timeout: %s: want more than 0 and at most %s", t, maxTimeout)
+	}
+	if _, _, err := net.SplitHostPort(c.Metrics); c.Metrics != "" && err != nil {
+		return fmt.Errorf("metrics: %q: want host:port", c.Metrics)
+	}
+	if _, err := proxy.Dialer(c.Proxy); err != nil {
+		return err
+	}
+	for _, p := range []*string{&c.State, &c.TokenFile} {
+		*p = absolute(dir, *p)
+	}
+	for id, path := range c.Disks {
+		if id == "" || path == "" {
+			return fmt.Errorf("disks: %q: %q: want a backing uuid and a device or image file", id, path)
+		}
+		c.Disks[id] = absolute(dir, path)
+	}
+	return c.findInstance()
+}
+
+func absolute(dir, path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}
+
+// findInstance asks the firmware for the hardware uuid that vCenter shows too.
+func (c *Config) findInstance() error {
+	if c.Instance != "" {
+		return nil
+	}
+	b, err := os.ReadFile(dmiUUID)
+	if err != nil {
+		return fmt.Errorf("instance: the firmware's uuid cannot be read (%w); run as root, or set instance to the VM's BIOS uuid", err)
+	}
+	c.Instance = strings.ToLower(strings.TrimSpace(string(b)))
+	return nil
+}

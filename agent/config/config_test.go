@@ -1,0 +1,56 @@
+package config
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func load(t *testing.T, text string) (*Config, error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "agent.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	c, err := Load(file)
+	if err == nil {
+		require.Equal(t, filepath.Join(filepath.Dir(file), "state"), c.State)
+	}
+	return c, err
+}
+
+const good = "configServer: https://cs:443\nstate: state\ninstance: i-1\n"
+
+func TestLoad(t *testing.T) {
+	c, err := load(t, good+"quiesce: {pre: [/bin/a, b], post: [/bin/c], timeout: 3s}\ndisks: {x: /dev/sda}\nproxy: http://p:3128\nmetrics: 127.0.0.1:9102\n")
+	require.NoError(t, err)
+	require.Equal(t, Duration(3*time.Second), c.Quiesce.Timeout)
+	require.Equal(t, []string{"/bin/a", "b"}, c.Quiesce.Pre)
+	require.Equal(t, "/dev/sda", c.Disks["x"])
+	c, err = load(t, good)
+	require.NoError(t, err)
+	require.Equal(t, Duration(10*time.Second), c.Quiesce.Timeout)
+}
+
+func TestRefuses(t *testing.T) {
+	for text, want := range map[string]string{
+		good + "colour: red\n":                "agent.yaml:4: unknown field",
+		"state: s\ninstance: i\n":             "configServer",
+		"configServer: http://cs\nstate: s\n": "want https://",
+		"configServer: https://cs\n":          "state: a directory",
+		good + "quiesce: {pre: [/a]}\n":       "go together",
+		good + "quiesce: {timeout: 1h}\n":     "quiesce.timeout",
+		good + "quiesce: {timeout: soon}\n":   "duration",
+		good + "metrics: nowhere\n":           "metrics",
+		good + "proxy: socks://p\n":           "proxy",
+		good + "disks: {\"\": /dev/sda}\n":    "backing uuid",
+		good + "state: twice\n":               "agent.yaml:4",
+		"configServer: [1]\nstate: s\n":       "agent.yaml:1",
+	} {
+		_, err := load(t, text)
+		require.ErrorContains(t, err, want, text)
+	}
+	_, err := Load(filepath.Join(t.TempDir(), "none.yaml"))
+	require.ErrorContains(t, err, "none.yaml")
+}

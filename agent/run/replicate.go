@@ -1,0 +1,66 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"drover/agent/controlapi"
+	"drover/agent/session"
+	"drover/datapath/ident"
+)
+
+// replicate runs sessions as assigned until ctx ends.
+func (a *Agent) replicate(ctx context.Context) error {
+	for ctx.Err() == nil {
+		as, changed := a.assigned.get()
+		inner, cancel := context.WithCancel(ctx)
+		done := make(chan struct{})
+		go func() { defer close(done); a.sessions(inner, as) }()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+		cancel()
+		<-done
+		// Whoever wanted the machine frozen has lost it.
+		if err := a.source.Thaw(ctx); err != nil {
+			a.log.Error("the machine could not be thawed", "error", err.Error())
+		}
+	}
+	return nil
+}
+
+// sessions follows one assignment, with pauses that grow while nothing works.
+func (a *Agent) sessions(ctx context.Context, as controlapi.Assignment) {
+	if as.Action != controlapi.ActionReplicate {
+		return
+	}
+	target := session.Target{
+		Epoch: as.Epoch, Address: as.Address, Dial: a.dial, Disks: as.Disks,
+		TLS: a.identity.ClientTLS(ident.Peer{Role: as.Role, Name: as.Server}),
+	}
+	pause := backoffFirst
+	for ctx.Err() == nil {
+		begin := time.Now()
+		err := a.source.Run(ctx, target)
+		if ctx.Err() != nil {
+			return
+		}
+		if time.Since(begin) > backoffMost {
+			pause = backoffFirst // it had worked
+		}
+		wait := pause
+		var refused *session.Refused
+		if errors.As(err, &refused) {
+			wait = max(wait, refused.RetryAfter)
+			if refused.RetryAfter > 0 {
+				pause = backoffFirst // the server knows when it is worth while
+			}
+		}
+		a.log.Warn("session ended", "server", as.Server, "error", fmt.Sprint(err), "pause", wait.String())
+		sleep(ctx, wait)
+		pause = min(2*pause, backoffMost)
+	}
+}

@@ -1,0 +1,298 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"drover/datapath/ident"
+	"drover/datapath/wire"
+)
+
+// Bounds of a session.
+const (
+	maxOrders = 8 // orders that wait for the pass under way
+	// busyPause is how soon a cut is tried again that found no quiet moment though
+	// somebody waits for it.
+	busyPause = time.Second
+)
+
+// Refused is the server's refusal, or its end of the session.
+type Refused struct{ wire.Refuse }
+
+func (r *Refused) Error() string {
+	return fmt.Sprintf("the server refused (%s): %s", r.Code, r.Detail)
+}
+
+// session is one connection's life.
+type session struct {
+	*Source
+	conn    *wire.Conn
+	welcome *wire.Welcome
+	epoch   ident.Epoch
+	ctx     context.Context // ends with the session
+	cancel  context.CancelCauseFunc
+	wg      sync.WaitGroup
+
+	spooled chan ident.Position
+	sums    chan *wire.Sums
+	orders  chan wire.Order
+	room    chan struct{} // of size 1: a set was stored
+
+	clock  sync.Mutex
+	pinged time.Time
+	offset time.Duration // add it to our clock for the server's
+
+	set     *openSet
+	fixed   bool // the open set may not be ended: its number was promised
+	emitted int64
+	passed  bool // a whole pass has been made in this session
+	final   bool // a final cut is wanted
+}
+
+// Run streams until ctx ends or the session does. A refusal is a *Refused.
+func (s *Source) Run(ctx context.Context, t Target) error {
+	s.show(StateConnecting, t.Address)
+	if err := s.openDisks(t.Disks); err != nil {
+		s.show(StateRefused, err.Error())
+		return err
+	}
+	conn, err := wire.Dial(ctx, t.Dial, t.Address, t.TLS)
+	if err != nil {
+		return err
+	}
+	x := &session{
+		Source: s, conn: conn, epoch: t.Epoch, spooled: make(chan ident.Position, 1), sums: make(chan *wire.Sums, 1),
+		orders: make(chan wire.Order, maxOrders), room: make(chan struct{}, 1),
+	}
+	x.ctx, x.cancel = context.WithCancelCause(ctx)
+	stop := context.AfterFunc(x.ctx, func() { _ = conn.Close() })
+	err = x.run()
+	x.cancel(err)
+	x.wg.Wait()
+	stop()
+	_ = conn.Close()
+	x.breakOff()
+	if cause := context.Cause(x.ctx); cause != nil && ctx.Err() == nil && errors.Is(err, context.Canceled) {
+		err = cause
+	}
+	var r *Refused
+	if errors.As(err, &r) {
+		s.show(StateRefused, r.Code.String()+": "+r.Detail)
+	}
+	return err
+}
+
+func (x *session) run() error {
+	if err := x.greet(); err != nil {
+		return err
+	}
+	x.wg.Add(2)
+	go func() { defer x.wg.Done(); x.cancel(x.read()) }()
+	go func() { defer x.wg.Done(); x.ping() }()
+	x.Logger.Info("session begins", "mode", modeName(x.welcome.Mode), "position", x.welcome.Position.String(), "generation", x.welcome.Generation)
+	if err := x.prepare(); err != nil {
+		return x.cause(err)
+	}
+	return x.cause(x.loop())
+}
+
+// cause prefers what ended the session over what an interrupted step says.
+func (x *session) cause(err error) error {
+	if x.ctx.Err() != nil {
+		if c := context.Cause(x.ctx); c != nil {
+			return c
+		}
+	}
+	return err
+}
+
+func modeName(m wire.Mode) string {
+	return map[wire.Mode]string{wire.ModeCopy: "copy", wire.ModeCompare: "compare", wire.ModeDelta: "delta"}[m]
+}
+
+// greet says hello and takes the welcome.
+func (x *session) greet() error {
+	begin := time.Now()
+	if err := x.conn.Send(x.hello(x.epoch)); err != nil {
+		return err
+	}
+	answer, err := x.conn.Receive()
+	if err != nil {
+		return err
+	}
+	switch m := answer.(type) {
+	case *wire.Welcome:
+		x.welcome = m
+		x.measure(begin, m.ServerTime)
+		return x.arrange(m.Disks)
+	case *wire.Refuse:
+		return &Refused{*m}
+	}
+	return fmt.Errorf("the server answered the hello with %T", answer)
+}
+
+// measure takes the server's clock, read between begin and now.
+func (x *session) measure(begin, server time.Time) {
+	x.clock.Lock()
+	defer x.clock.Unlock()
+	now := time.Now()
+	x.offset = server.Sub(begin.Add(now.Sub(begin) / 2))
+}
+
+func (x *session) clockOffset() time.Duration {
+	x.clock.Lock()
+	defer x.clock.Unlock()
+	return x.offset
+}
+
+// read hands out what the server says.
+func (x *session) read() error {
+	for {
+		message, err := x.conn.Receive()
+		if err != nil {
+			return fmt.Errorf("session: %w", err)
+		}
+		switch m := message.(type) {
+		case *wire.Ack:
+			x.ack(m)
+		case *wire.Sums:
+			select {
+			case x.sums <- m:
+			default:
+				return errors.New("session: checksums that nobody asked for")
+			}
+		case *wire.Command:
+			select {
+			case x.orders <- m.Order:
+			default:
+				return errors.New("session: more orders than can be done")
+			}
+		case *wire.Pong:
+			x.clock.Lock()
+			pinged := x.pinged
+			x.clock.Unlock()
+			x.measure(pinged, m.Time)
+		case *wire.Refuse:
+			return &Refused{*m}
+		default:
+			return fmt.Errorf("session: unexpected message %T", message)
+		}
+	}
+}
+
+func (x *session) ack(a *wire.Ack) {
+	switch a.Level {
+	case wire.Spooled:
+		select {
+		case x.spooled <- a.Position:
+		default: // nobody waits: it is of no use
+		}
+	case wire.Stored:
+		x.safe(a.Position)
+		select {
+		case x.room <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// ping keeps the line alive and the clock's offset fresh.
+func (x *session) ping() {
+	ticker := time.NewTicker(wire.PingInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-x.ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		now := time.Now()
+		x.clock.Lock()
+		x.pinged = now
+		x.clock.Unlock()
+		if err := x.conn.Send(&wire.Ping{Time: now}); err != nil {
+			x.cancel(err)
+			return
+		}
+	}
+}
+
+// loop makes cuts, at their cadence and when the server asks.
+func (x *session) loop() error {
+	x.showState()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-x.ctx.Done():
+			return x.ctx.Err()
+		case o := <-x.orders:
+			if err := x.obey(o); err != nil {
+				return err
+			}
+			if o == wire.OrderRelease {
+				timer.Reset(0)
+				continue
+			}
+		case <-timer.C:
+			if x.frozen != nil {
+				x.checkHeld()
+				timer.Reset(time.Minute)
+				continue
+			}
+		}
+		begin := time.Now()
+		quiet, err := x.cut(false)
+		if err != nil {
+			return err
+		}
+		pause := max(x.welcome.CutInterval-time.Since(begin), 0)
+		if !quiet && x.final {
+			pause = busyPause
+		}
+		timer.Reset(pause)
+	}
+}
+
+// obey notes an order; the loop makes the cut.
+func (x *session) obey(o wire.Order) error {
+	switch o {
+	case wire.OrderCut:
+		return nil
+	case wire.OrderFinalCut:
+		x.final = true
+		return x.Thaw(x.ctx) // frozen already: that cut did not arrive
+	case wire.OrderRelease:
+		x.final = false
+		if x.frozen != nil {
+			x.Logger.Info("the machine is released")
+		}
+		defer x.showState()
+		return x.Thaw(x.ctx)
+	}
+	return fmt.Errorf("session: unknown order %d", o)
+}
+
+// checkHeld thaws a machine that was forgotten.
+func (x *session) checkHeld() {
+	if time.Since(x.frozen.since) < maxHeld {
+		return
+	}
+	x.Logger.Warn("the machine was frozen for a failover that did not come; it is thawed", "after", maxHeld.String())
+	if err := x.Thaw(x.ctx); err != nil {
+		x.Logger.Error("the machine could not be thawed", "error", err.Error())
+	}
+	x.showState()
+}
+
+// showState shows the ordinary state.
+func (x *session) showState() {
+	if x.frozen != nil {
+		x.show(StateFrozen, "after its final recovery point")
+		return
+	}
+	x.show(StateStreaming, "")
+}

@@ -1,0 +1,141 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+
+	"drover/datapath/changeset"
+	"drover/datapath/checksum"
+	"drover/datapath/ident"
+	"drover/datapath/wire"
+)
+
+const (
+	// maxOutstanding bounds the sets that wait to be stored; the next one waits.
+	maxOutstanding = wire.MaxOutstanding / 2
+	// maxSetExtents bounds one set's extents, and with them what is kept of it.
+	maxSetExtents = 256 << 10
+)
+
+// errTooMuch: a set whose number was promised would grow beyond its bound.
+var errTooMuch = errors.New("too many changes for one change set")
+
+// openSet is the change set that is being sent.
+type openSet struct {
+	seq     ident.Seq
+	kind    changeset.Kind
+	extents int64
+	plain   int64
+	sent    *sentSet
+}
+
+// begin begins the change set that follows.
+func (x *session) begin() error {
+	for x.outstanding() >= maxOutstanding {
+		select {
+		case <-x.room:
+		case <-x.ctx.Done():
+			return x.ctx.Err()
+		}
+	}
+	kind := changeset.Delta
+	if x.welcome.Mode != wire.ModeDelta {
+		kind = changeset.Base
+	}
+	x.mu.Lock()
+	last := x.position
+	x.mu.Unlock()
+	set := &openSet{seq: last.Seq + 1, kind: kind, sent: &sentSet{ranges: make([][]checksum.Range, len(x.welcome.Disks))}}
+	if err := x.conn.Send(&wire.Begin{Seq: set.seq, Prev: last.Digest, Kind: kind}); err != nil {
+		return err
+	}
+	x.set = set
+	return nil
+}
+
+// emit sends one extent, in a new change set when the open one is full.
+func (x *session) emit(e changeset.Extent) error {
+	if err := x.ctx.Err(); err != nil {
+		return err
+	}
+	if x.set != nil && x.full(e) {
+		if x.fixed {
+			return errTooMuch
+		}
+		if err := x.endPart(); err != nil {
+			return err
+		}
+	}
+	if x.set == nil {
+		if err := x.begin(); err != nil {
+			return err
+		}
+	}
+	// Noted before it is sent: what may have arrived is read again if the set breaks off.
+	x.note(e)
+	if e.Zero {
+		return x.conn.Send(&wire.Zero{Disk: e.Disk, Offset: e.Offset, Length: e.Length})
+	}
+	return x.conn.Send(&wire.Data{Extent: e})
+}
+
+// full reports whether the extent belongs into the next set.
+func (x *session) full(e changeset.Extent) bool {
+	limit := x.welcome.BaseSetBytes
+	if x.fixed {
+		limit = changeset.MaxBytes
+	}
+	return x.set.extents >= maxSetExtents || !e.Zero && x.set.plain+e.Length > limit
+}
+
+func (x *session) note(e changeset.Extent) {
+	s := x.set
+	s.extents++
+	x.emitted++
+	if !e.Zero {
+		s.plain += e.Length
+		x.Metrics.sent(e.Length)
+	}
+	ranges := s.sent.ranges[e.Disk]
+	if n := len(ranges); n > 0 && ranges[n-1].End() == e.Offset {
+		ranges[n-1].Length += e.Length
+		return
+	}
+	s.sent.ranges[e.Disk] = append(ranges, checksum.Range{Offset: e.Offset, Length: e.Length})
+}
+
+// endPart ends a set that is no recovery point.
+func (x *session) endPart() error {
+	return x.end(changeset.Cut{SourceTime: now(), Consistency: ident.NoConsistency})
+}
+
+// end ends the open set and waits until the server has it.
+func (x *session) end(c changeset.Cut) error {
+	c.ClockOffset = x.clockOffset()
+	set := x.set
+	x.set = nil
+	x.mu.Lock()
+	x.pending = set.sent
+	x.mu.Unlock()
+	if err := x.conn.Send(&wire.End{Seq: set.seq, Extents: set.extents, Cut: c}); err != nil {
+		return err
+	}
+	select {
+	case p := <-x.spooled:
+		if p.Seq != set.seq || p.Epoch != x.epoch {
+			return fmt.Errorf("session: the server acknowledged %s, change set %d was sent", p, set.seq)
+		}
+		x.acknowledged(p)
+		return nil
+	case <-x.ctx.Done():
+		return x.ctx.Err()
+	}
+}
+
+// breakOff puts an unfinished set back: it does not exist.
+func (x *session) breakOff() {
+	if x.set != nil {
+		x.putBack(x.set.sent)
+		x.set = nil
+	}
+}
