@@ -288,3 +288,5 @@ func (a *agent) query(q *wire.SumsQuery) []uint64 {
 	}
 	return nil
 }
+
+func sumsOf(seed uint64, content []byte) []uint64 { return checksum.SumAll(nil, seed, 0, content) }

@@ -46,6 +46,8 @@ type machine struct {
 	fenced  error
 	session *session
 	order   wire.Order    // asked for and not answered yet; 0 none
+	asked   int           // counts the orders
+	cutters int           // calls of Cut that wait for the order's answer
 	changed chan struct{} // closed and replaced at every change
 	seen    time.Time     // the agent was heard last, or the machine was taken up
 	heard   time.Time     // the agent was heard last; zero: never since the start

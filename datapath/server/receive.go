@@ -131,6 +131,9 @@ func (x *session) add(e changeset.Extent) error {
 	if e.Disk >= len(x.header.Disks) || e.Offset+e.Length > x.header.Disks[e.Disk].Size {
 		return refuse(wire.CodeDisks, 0, "range %d+%d of disk %d is not on the disk", e.Offset, e.Length, e.Disk)
 	}
+	if e.Length%checksum.BlockSize != 0 && e.Offset+e.Length != x.header.Disks[e.Disk].Size {
+		return refuse(wire.CodeBadFrame, 0, "range %d+%d of disk %d is not of whole blocks", e.Offset, e.Length, e.Disk)
+	}
 	x.open.extents++
 	if err := x.open.w.Add(e); err != nil {
 		return x.spoolError(err)
@@ -174,9 +177,6 @@ func (x *session) finish(end *wire.End) error {
 	case end.Cut.Complete && r.header.Kind != changeset.Base:
 		return refuse(wire.CodeBadFrame, 0, "a delta cannot complete a base copy")
 	}
-	if err := x.hold(end); err != nil {
-		return x.spoolError(err)
-	}
 	summary, err := r.w.Finish(end.Cut)
 	if err == nil {
 		err = r.buffer.Flush()
@@ -189,6 +189,10 @@ func (x *session) finish(end *wire.End) error {
 		return x.spoolError(err)
 	}
 	x.open = nil
+	// Before this it holds nothing: a final cut that is lost is asked for again.
+	if err := x.hold(end); err != nil {
+		return x.spoolError(err)
+	}
 	x.countEnd(end)
 	x.pipe.Add(entry, summary)
 	x.m.s.metrics.sets.WithLabelValues("spooled").Inc()

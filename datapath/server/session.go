@@ -313,7 +313,7 @@ func (x *session) wake() {
 // told is what the sender has told the agent.
 type told struct {
 	stored, applied ident.Seq
-	order           wire.Order
+	asked           int // the newest order
 	greeted         bool
 }
 
@@ -345,10 +345,8 @@ func (x *session) send() {
 
 func (x *session) tell(t *told) error {
 	x.m.mu.Lock()
-	stored, applied, order := x.m.facts.stored, x.m.facts.applied, x.m.order
-	if order == 0 && !x.m.rec.Held && !t.greeted {
-		order = wire.OrderRelease // a source that a broken-off final cut froze thaws
-	}
+	stored, applied, order, asked := x.m.facts.stored, x.m.facts.applied, x.m.order, x.m.asked
+	release := order == 0 && !x.m.rec.Held && !t.greeted // a source that a broken-off final cut froze thaws
 	if x.m.order == wire.OrderRelease {
 		x.m.order = 0
 	}
@@ -372,10 +370,12 @@ func (x *session) tell(t *told) error {
 			return err
 		}
 	}
-	if order == t.order && order != wire.OrderRelease || order == 0 {
-		t.order = order
+	switch {
+	case release:
+		order = wire.OrderRelease
+	case order == 0 || asked == t.asked:
 		return nil
 	}
-	t.order = order
+	t.asked = asked
 	return x.conn.Send(&wire.Command{Order: order})
 }

@@ -107,12 +107,11 @@ func (m *machine) take(ctx context.Context, g stream.Grant) error {
 	newer := g.Epoch > rec.Grant.Epoch
 	rec.Grant = g
 	rec.Held = rec.Held && !newer
-	m.mu.Unlock()
 	if err := m.s.saveGrant(rec); err != nil {
+		m.mu.Unlock()
 		return err
 	}
-	m.mu.Lock()
-	m.rec.Grant, m.rec.Held = rec.Grant, rec.Held
+	m.rec = rec
 	m.seen = time.Now()
 	if newer {
 		m.fenced, m.order = nil, 0
@@ -138,7 +137,7 @@ func (m *machine) take(ctx context.Context, g stream.Grant) error {
 func (s *Server) Revoke(ctx context.Context, id ident.MachineID, epoch ident.Epoch) error {
 	m, err := s.machine(id)
 	if err != nil {
-		return nil //nolint:nilerr // there is no grant: that is what was asked for
+		return nil // there is no grant: that is what was asked for
 	}
 	m.op.Lock()
 	defer m.op.Unlock()
@@ -220,12 +219,11 @@ func (m *machine) startBase(ctx context.Context, cause string, rescan bool) erro
 	m.mu.Lock()
 	rec := m.rec
 	rec.Broken = nil
-	m.mu.Unlock()
 	if err := m.s.saveGrant(rec); err != nil {
+		m.mu.Unlock()
 		return err
 	}
-	m.mu.Lock()
-	m.rec.Broken, m.seen = nil, time.Now()
+	m.rec, m.seen = rec, time.Now()
 	m.facts.begin(m.writer.State().Spec.Disks)
 	m.mu.Unlock()
 	return m.open(ctx)
@@ -295,8 +293,9 @@ func (m *machine) cut(ctx context.Context, epoch ident.Epoch, final bool) (repli
 		after = tail.Seq
 	}
 	if !held {
-		m.order = order
-		m.notify()
+		m.ask(order)
+		m.cutters++
+		defer m.withdraw()
 	}
 	m.mu.Unlock()
 	for {
@@ -315,7 +314,6 @@ func (m *machine) cut(ctx context.Context, epoch ident.Epoch, final bool) (repli
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			m.withdraw(order)
 			return replica.Point{}, context.Cause(ctx)
 		}
 	}
@@ -334,11 +332,21 @@ func (m *machine) lost(epoch ident.Epoch) error {
 	return nil
 }
 
-// withdraw takes an order back that nobody waits for any more.
-func (m *machine) withdraw(order wire.Order) {
+// ask gives the agent an order, if it does not have it; mu is held.
+func (m *machine) ask(order wire.Order) {
+	if m.order != order {
+		m.order = order
+		m.asked++
+	}
+	m.notify()
+}
+
+// withdraw takes back the order for a cut when nobody waits for it any more.
+func (m *machine) withdraw() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.order == order {
+	m.cutters--
+	if m.cutters == 0 && m.order != wire.OrderRelease {
 		m.order = 0
 	}
 }
@@ -364,7 +372,6 @@ func (s *Server) Release(_ context.Context, id ident.MachineID, epoch ident.Epoc
 		return err
 	}
 	m.rec.Held, m.seen = false, time.Now()
-	m.order = wire.OrderRelease
-	m.notify()
+	m.ask(wire.OrderRelease)
 	return nil
 }
