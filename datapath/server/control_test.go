@@ -320,3 +320,37 @@ func TestDamagedSpool(t *testing.T) {
 		})
 	}
 }
+
+// A grant that meets a revocation wins or loses, but the machine is there once.
+func TestGrantMeetsRevoke(t *testing.T) {
+	r := newRig(t)
+	s := r.granted()
+	s.connect().base(r.src)
+	for range 10 {
+		done := make(chan error, 4)
+		for range 2 {
+			go func() { done <- s.Revoke(context.Background(), machineID, 1) }()
+			go func() { done <- s.Grant(context.Background(), grant(1)) }()
+		}
+		for range cap(done) {
+			require.NoError(t, <-done)
+		}
+		_, err := s.Status(machineID)
+		_, noFile := os.Stat(filepath.Join(r.dir, "state", "grants", machineID.String()+".json"))
+		require.Equal(t, err == nil, noFile == nil, "what is granted is granted on disk too")
+	}
+	require.NoError(t, s.Grant(t.Context(), grant(1)))
+	s.good()
+}
+
+// After its stop a server touches no replica: another process may have them.
+func TestStoppedServer(t *testing.T) {
+	r := newRig(t)
+	s := r.granted()
+	s.stop()
+	require.Error(t, s.Grant(t.Context(), grant(1)))
+	require.Error(t, s.StartBase(t.Context(), machineID, 1, "", false))
+	require.Error(t, s.Revoke(t.Context(), machineID, 1))
+	s = r.start()
+	s.connect()
+}
