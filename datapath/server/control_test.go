@@ -327,8 +327,8 @@ func TestGrantMeetsRevoke(t *testing.T) {
 	s := r.granted()
 	s.connect().base(r.src)
 	for range 10 {
-		done := make(chan error, 4)
-		for range 2 {
+		done := make(chan error, 16)
+		for range cap(done) / 2 {
 			go func() { done <- s.Revoke(context.Background(), machineID, 1) }()
 			go func() { done <- s.Grant(context.Background(), grant(1)) }()
 		}
