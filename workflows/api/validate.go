@@ -88,6 +88,9 @@ func (c *checker) policy(at string, p Policy) {
 
 func (c *checker) retention(at string, p Policy) {
 	r := p.Retention
+	if r.Keep == 0 && len(r.Steps) == 0 {
+		return // replica.DefaultRetention is meant
+	}
 	if r.Keep <= 0 {
 		c.fail(at+".keep", "%s: want how long recovery points are kept", r.Keep)
 	}

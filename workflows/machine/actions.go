@@ -114,6 +114,11 @@ func (e *entity) pause(ctx workflow.Context) (api.ActionResult, error) {
 	if err := call.Unassign(ctx, api.UnassignInput{Machine: e.s.Machine, Reason: "paused"}); err != nil {
 		return api.ActionResult{}, err
 	}
+	// Without its grant nobody misses the agent: a long pause is no reason for a resync.
+	owner := api.FenceInput{Machine: e.s.Machine, Epoch: e.s.Assignment.Epoch}
+	if err := call.Revoke(ctx, e.s.Assignment.Server, owner, serverLimit); err != nil {
+		return api.ActionResult{}, err
+	}
 	e.assigned = 0
 	e.setState(ctx, api.StatePaused)
 	return api.ActionResult{Message: "paused; its recovery points stay"}, nil

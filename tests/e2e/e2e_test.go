@@ -1,0 +1,179 @@
+// Package e2e drives the built programs as an operator would: the whole cycle,
+// every process killed once in the middle of its work, and what must be refused.
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"drover/tests/lab"
+	"drover/workflows/api"
+)
+
+// Limits of waiting; on a slow machine things take longer, not for ever.
+const (
+	testLimit  = 10 * time.Minute
+	stateLimit = 3 * time.Minute
+	planLimit  = 4 * time.Minute
+)
+
+// programs gives the directory of the built programs. `make e2e` sets DROVER_BIN.
+func programs(t *testing.T) string {
+	t.Helper()
+	bin := os.Getenv("DROVER_BIN")
+	missing := ""
+	if bin == "" {
+		missing = "DROVER_BIN is not set; run `make e2e`"
+	} else if err := lab.NeedTools(); err != nil {
+		missing = err.Error()
+	}
+	switch {
+	case missing != "" && os.Getenv("CI") == "true":
+		t.Fatal(missing)
+	case missing != "":
+		t.Skip(missing)
+	}
+	return bin
+}
+
+// content is a directory of real files that every machine with Go has.
+func content(t *testing.T) string {
+	t.Helper()
+	out, err := exec.Command("go", "env", "GOROOT").Output()
+	require.NoError(t, err)
+	return filepath.Join(strings.TrimSpace(string(out)), "src", "cmd")
+}
+
+// world is a lab with what a test knows of it.
+type world struct {
+	*lab.Lab
+	t   *testing.T
+	ctx context.Context
+	vms map[string]api.VM
+}
+
+// newWorld starts a lab with a database on two disks and an application server,
+// and discovers and enrols them.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	bin := programs(t)
+	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
+	disk := lab.DiskSpec{Size: 192 << 20, Content: content(t)}
+	l, err := lab.New(lab.Options{Dir: t.TempDir(), Bin: bin, VMs: []lab.VMSpec{
+		{Name: "db-1", Disks: []lab.DiskSpec{disk, disk}}, {Name: "app-1", Disks: []lab.DiskSpec{disk}},
+	}})
+	require.NoError(t, err)
+	w := &world{Lab: l, t: t, ctx: ctx, vms: map[string]api.VM{}}
+	t.Cleanup(func() {
+		cancel()
+		if err := l.Close(); err != nil {
+			t.Errorf("stop the lab: %v", err)
+		}
+		if t.Failed() {
+			w.showLogs()
+		}
+	})
+	require.NoError(t, l.Start(ctx))
+	require.NoError(t, l.FormatDisks(ctx))
+	require.NoError(t, l.StartGuests(ctx))
+	w.drover(l.AddVCenterArgs()...)
+	var found api.DiscoveryStatus
+	require.NoError(t, l.DroverJSON(ctx, &found, "discover", lab.VCenterName))
+	for _, vm := range found.VMs {
+		w.vms[vm.Name] = vm
+	}
+	for _, vm := range l.VMs {
+		require.NoError(t, l.EnrolAgent(ctx, vm.Name))
+	}
+	return w
+}
+
+// showLogs prints the ends of the logs of a failed test.
+func (w *world) showLogs() {
+	const most = 6 << 10
+	files, _ := filepath.Glob(w.Path("log", "*.log"))
+	for _, f := range files {
+		b, _ := os.ReadFile(f)
+		w.t.Logf("%s:\n%s", filepath.Base(f), b[max(0, len(b)-most):])
+	}
+}
+
+func (w *world) drover(args ...string) string {
+	w.t.Helper()
+	out, err := w.Drover(w.ctx, args...)
+	require.NoError(w.t, err)
+	return string(out)
+}
+
+// write puts a file into the lab.
+func (w *world) write(name, text string, mode os.FileMode) string {
+	w.t.Helper()
+	require.NoError(w.t, os.WriteFile(w.Path(name), []byte(text), mode))
+	return w.Path(name)
+}
+
+const policy = `name: gold
+rpoThreshold: 1m
+cutInterval: 5s
+`
+
+// protect puts the machines under the policy; it does not wait.
+func (w *world) protect(names ...string) {
+	w.t.Helper()
+	w.drover("policy", "apply", "-f", w.write("policy.yaml", policy, 0o600))
+	args := append([]string{"protect"}, names...)
+	w.drover(append(args, "--policy", "gold", "--network", lab.Network, "--subnet", lab.Subnet, "--test-network", lab.TestNetwork)...)
+}
+
+func (w *world) await(state api.State, names ...string) map[string]lab.MachineLine {
+	w.t.Helper()
+	status, err := w.WaitStatus(w.ctx, stateLimit, string(state), lab.InState(state, names...))
+	require.NoError(w.t, err)
+	return status
+}
+
+// prove compares all recovery points of a machine in a store with what its guest
+// had at each cut.
+func (w *world) prove(store, name string) lab.Proof {
+	w.t.Helper()
+	p, err := w.ProvePoints(w.ctx, store, w.vms[name].Machine, name, 0)
+	require.NoError(w.t, err)
+	require.Empty(w.t, p.Problems, "%s in %s", name, store)
+	require.True(w.t, p.OK(), "%s in %s: %d of %d points", name, store, p.Matched, p.Points)
+	return p
+}
+
+// TestDemo runs the demo as `make demo` does and reads its report.
+func TestDemo(t *testing.T) {
+	bin := programs(t)
+	dir := filepath.Join(t.TempDir(), "demo")
+	cmd := exec.CommandContext(t.Context(), filepath.Join(bin, "drover-demo"), "--dir", dir, "--bin", bin)
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	b, err := os.ReadFile(filepath.Join(dir, "report.json"))
+	require.NoError(t, err)
+	var report struct {
+		Proven   bool
+		Steps    []struct{ OK bool }
+		Machines []struct {
+			Name, Verdict string
+			Proofs        map[string]lab.Proof
+		}
+	}
+	require.NoError(t, json.Unmarshal(b, &report))
+	require.True(t, report.Proven)
+	require.Len(t, report.Steps, 13)
+	require.Len(t, report.Machines, 3)
+	for _, m := range report.Machines {
+		require.Equal(t, "proven", m.Verdict, m.Name)
+		require.NotEmpty(t, m.Proofs, m.Name)
+	}
+}

@@ -1,0 +1,89 @@
+package e2e
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"drover/tests/lab"
+	"drover/workflows/api"
+)
+
+// refused runs a command that must fail with the exit code, and gives what it said.
+func (w *world) refused(exit int, args ...string) string {
+	w.t.Helper()
+	_, err := w.Drover(w.ctx, args...)
+	var failed *lab.CLIError
+	require.ErrorAs(w.t, err, &failed, "drover %s", strings.Join(args, " "))
+	require.Equal(w.t, exit, failed.Exit, failed.Stderr)
+	return failed.Stderr
+}
+
+// enrol tries to enrol an agent with a token.
+func (w *world) enrol(name, token string) (string, error) {
+	w.t.Helper()
+	w.write("secrets/"+name+".token", token, 0o600)
+	config, err := os.ReadFile(w.agentConfig("db-1"))
+	require.NoError(w.t, err)
+	var lines []string
+	for _, line := range strings.Split(string(config), "\n") {
+		switch {
+		case strings.HasPrefix(line, "state:"):
+			line = "state: " + w.Path("guests", name)
+		case strings.HasPrefix(line, "tokenFile:"):
+			line = "tokenFile: " + w.Path("secrets", name+".token")
+		}
+		lines = append(lines, line)
+	}
+	file := w.write("etc/"+name+".yaml", strings.Join(lines, "\n"), 0o600)
+	out, err := exec.CommandContext(w.ctx, filepath.Join(w.Bin, "drover-agent"), "enrol", "--config", file).CombinedOutput()
+	return string(out), err
+}
+
+func (w *world) agentConfig(name string) string {
+	w.t.Helper()
+	found, err := filepath.Glob(w.Path("etc", "agent-"+name+"-*.yaml"))
+	require.NoError(w.t, err)
+	require.Len(w.t, found, 1)
+	return found[0]
+}
+
+// TestRefusals tries what must be refused, clearly and before anything changes.
+func TestRefusals(t *testing.T) {
+	w := newWorld(t)
+	w.protect("app-1")
+	w.await(api.StateProtected, "app-1")
+
+	used, err := os.ReadFile(w.Path("secrets", "db-1.token"))
+	require.NoError(t, err)
+	print, _, _ := strings.Cut(string(used), ".")
+	for name, c := range map[string]struct{ token, want string }{
+		"reused":     {string(used), "DRV-1002"},
+		"invented":   {print + "." + strings.Repeat("0", 43), "DRV-1002"},
+		"foreign-ca": {strings.Repeat("ab", 32) + "." + strings.Repeat("0", 43), "fingerprint"},
+		"garbage":    {"what?", "token"},
+	} {
+		out, err := w.enrol(name, c.token)
+		var exit *exec.ExitError
+		require.True(t, errors.As(err, &exit), name)
+		require.Contains(t, out, c.want, name)
+		require.NotContains(t, out, strings.TrimSpace(c.token), "no secret in an error")
+	}
+
+	require.Contains(t, w.refused(2, "plan", "apply", "-f", w.write("bad.yaml", "name: p\ngroups:\n  - name: g\n    machines: [{name: app-1}, {name: app-1}]\n", 0o600)), "bad.yaml:4")
+	require.Contains(t, w.refused(2, "plan", "apply", "-f", w.write("bad.yaml", "name: p\ncolour: red\n", 0o600)), "bad.yaml:2")
+	require.Contains(t, w.refused(2, "policy", "apply", "-f", w.write("bad.yaml", "name: p\ncutInterval: soon\n", 0o600)), "bad.yaml:2")
+	require.Contains(t, strings.ToLower(w.refused(4, "points", "nobody")), "nobody")
+	out := w.refused(3, "commit", "app-1")
+	require.Contains(t, out, api.CodeNotInState)
+
+	status, err := w.Status(w.ctx)
+	require.NoError(t, err)
+	require.Equal(t, api.StateProtected, status["app-1"].Machine.State)
+	require.NotContains(t, status, "db-1", "what was refused changed nothing")
+}
