@@ -13,7 +13,7 @@ import (
 
 // Bounds of the waiting.
 const (
-	heartbeatEvery = 10 * time.Second // the heartbeat timeout on the control queue is a minute
+	heartbeatEvery = 5 * time.Second // the heartbeat timeout on the control queue is 20 s
 	agentPoll      = time.Second      // how often the registry is asked for an agent
 )
 

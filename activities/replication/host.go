@@ -76,6 +76,12 @@ func (h *Host) Activities() map[string]any {
 
 // Grant lets the machine stream to this server.
 func (h *Host) Grant(ctx context.Context, in api.GrantInput) error {
+	ctx, stop := h.beating(ctx, in.Machine, nil)
+	defer stop()
+	return h.grant(ctx, in)
+}
+
+func (h *Host) grant(ctx context.Context, in api.GrantInput) error {
 	if in.Machine.IsZero() || in.Assignment.Epoch == 0 || in.Assignment.Instance == "" || len(in.Disks) == 0 {
 		return activityerr.New(api.CodeInvalid, "grant %s: machine, epoch, instance and disks are needed", in.Name)
 	}
@@ -140,7 +146,7 @@ func (h *Host) grantIfNeeded(ctx context.Context, in api.GrantInput) error {
 	case err == nil && st.Epoch == in.Assignment.Epoch:
 		return nil
 	case err == nil || errors.Is(err, replica.ErrNotFound):
-		return h.Grant(ctx, in)
+		return h.grant(ctx, in)
 	}
 	return activityerr.Of(err, "look for the stream of %s on %s", in.Name, h.Name)
 }
@@ -221,6 +227,9 @@ func (h *Host) beat(ctx context.Context, machine ident.MachineID, mark func(*pul
 	p := pulse{Status: st}
 	if mark != nil {
 		mark(&p)
+	}
+	if ctx.Err() != nil {
+		return // nobody listens any more
 	}
 	activity.RecordHeartbeat(ctx, p)
 }

@@ -42,7 +42,7 @@ func grantInput() api.GrantInput {
 func TestGrant(t *testing.T) {
 	f := &fakeStreams{}
 	h := newHost(f, nil)
-	require.NoError(t, h.Grant(t.Context(), grantInput()))
+	require.NoError(t, h.grant(t.Context(), grantInput()))
 	g := f.grants[0]
 	require.Equal(t, ident.Epoch(3), g.Epoch)
 	require.Equal(t, "i-1", g.Instance)
@@ -59,10 +59,10 @@ func TestGrant(t *testing.T) {
 
 	other := grantInput()
 	other.Assignment.Server = "ps-2"
-	require.Equal(t, api.CodeInvalid, code(t, h.Grant(t.Context(), other)))
+	require.Equal(t, api.CodeInvalid, code(t, h.grant(t.Context(), other)))
 	old := grantInput()
 	old.Assignment.Epoch = 2
-	require.Equal(t, api.CodeFenced, code(t, h.Grant(t.Context(), old)))
+	require.Equal(t, api.CodeFenced, code(t, h.grant(t.Context(), old)))
 }
 
 // completes makes the base pass complete at the given look.

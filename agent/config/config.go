@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
 
 	"drover/agent/proxy"
 	"drover/agent/quiesce"
@@ -53,15 +54,23 @@ type Quiesce struct {
 type Duration time.Duration
 
 // UnmarshalYAML reads what time.ParseDuration reads.
-func (d *Duration) UnmarshalYAML(b []byte) error {
-	text := strings.Trim(strings.TrimSpace(string(b)), `"'`)
+func (d *Duration) UnmarshalYAML(n ast.Node) error {
+	text := strings.Trim(n.String(), `"' `)
 	v, err := time.ParseDuration(text)
 	if err != nil {
-		return fmt.Errorf("%q: want a duration such as 2s", text)
+		return &wrongValue{n.GetToken().Position.Line, fmt.Sprintf("%q: want a duration such as 2s", text)}
 	}
 	*d = Duration(v)
 	return nil
 }
+
+// wrongValue is a value that cannot be read, with its line.
+type wrongValue struct {
+	line int
+	why  string
+}
+
+func (w *wrongValue) Error() string { return w.why }
 
 // Load reads and checks the file. Relative paths are relative to it.
 func Load(file string) (*Config, error) {
@@ -100,6 +109,10 @@ func read(file string) ([]byte, error) {
 }
 
 func located(file string, err error) error {
+	var w *wrongValue
+	if errors.As(err, &w) {
+		return fmt.Errorf("%s:%d: %w", file, w.line, w)
+	}
 	var e yaml.Error
 	if errors.As(err, &e) && e.GetToken() != nil {
 		return fmt.Errorf("%s:%d: %s", file, e.GetToken().Position.Line, e.GetMessage())

@@ -41,7 +41,7 @@ func TestRefuses(t *testing.T) {
 		"configServer: https://cs\n":          "state: a directory",
 		good + "quiesce: {pre: [/a]}\n":       "go together",
 		good + "quiesce: {timeout: 1h}\n":     "quiesce.timeout",
-		good + "quiesce: {timeout: soon}\n":   "duration",
+		good + "quiesce: {timeout: soon}\n":   "agent.yaml:4: \"soon\": want a duration",
 		good + "metrics: nowhere\n":           "metrics",
 		good + "proxy: socks://p\n":           "proxy",
 		good + "disks: {\"\": /dev/sda}\n":    "backing uuid",

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -79,7 +80,11 @@ func read(path string, into any, validate func() []api.FieldError) error {
 		return &Error{[]Problem{{File: path, Reason: fmt.Sprintf("%d YAML documents, want one", len(file.Docs))}}}
 	}
 	if err := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict(), yaml.DisallowUnknownField()).Decode(into); err != nil {
-		return &Error{[]Problem{problem(path, err)}}
+		p := problem(path, err)
+		if p.Line == 0 {
+			p.Line, p.Column = placeOfValue(file.Docs[0].Body, p.Reason)
+		}
+		return &Error{[]Problem{p}}
 	}
 	wrong := validate()
 	if len(wrong) == 0 {
@@ -104,6 +109,17 @@ func problem(path string, err error) Problem {
 		p.Line, p.Column = t.Position.Line, t.Position.Column
 	}
 	return p
+}
+
+// placeOfValue finds the first value that the reason quotes: a type's own decoder
+// says what is wrong, but not where.
+func placeOfValue(root ast.Node, reason string) (line, column int) {
+	for _, n := range ast.Filter(ast.StringType, root) {
+		if s, ok := n.(*ast.StringNode); ok && s.Value != "" && strings.Contains(reason, strconv.Quote(s.Value)) {
+			return position(n)
+		}
+	}
+	return 0, 0
 }
 
 // place finds the line of a field such as "groups[1].machines[0].name", or of the

@@ -73,6 +73,9 @@ func newWorld(t *testing.T) *world {
 	require.NoError(t, err)
 	w := &world{Lab: l, t: t, ctx: ctx, vms: map[string]api.VM{}}
 	t.Cleanup(func() {
+		if t.Failed() {
+			w.showStatus()
+		}
 		cancel()
 		if err := l.Close(); err != nil {
 			t.Errorf("stop the lab: %v", err)
@@ -94,6 +97,14 @@ func newWorld(t *testing.T) *world {
 		require.NoError(t, l.EnrolAgent(ctx, vm.Name))
 	}
 	return w
+}
+
+// showStatus prints what the operator would see of a test that failed.
+func (w *world) showStatus() {
+	for _, args := range [][]string{{"status"}, {"plan", "list"}} {
+		out, err := w.Drover(w.ctx, args...)
+		w.t.Logf("drover %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
 }
 
 // showLogs prints the ends of the logs of a failed test.

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.temporal.io/sdk/interceptor"
+	sdkworker "go.temporal.io/sdk/worker"
 
 	"drover/activities/action"
 	"drover/activities/control"
@@ -96,6 +98,9 @@ func (s *server) connect(metrics prometheus.Registerer) (err error) {
 		Address: c.Temporal.Address, Namespace: c.Temporal.Namespace,
 		Queue: api.ControlQueue, Identity: c.Name, Logger: s.log, Metrics: metrics,
 		Prepare: s.registerSearchAttributes, Started: startVault,
+		Worker: sdkworker.Options{Interceptors: []interceptor.WorkerInterceptor{
+			service.Beating(api.ActMachineAction, api.ActAwaitAgent, api.ActCreateMachine),
+		}},
 	})
 	if err != nil {
 		return err

@@ -27,17 +27,16 @@ const (
 	// hostPickup is how long a host may leave a task in its queue before it counts
 	// as lost: a restart of its service takes seconds.
 	hostPickup     = time.Minute
-	hostTimeout    = 2 * time.Minute // Grant and Revoke: a revoke finishes what was acknowledged
+	hostTimeout    = 10 * time.Minute // of one try; a revoke finishes what was acknowledged
 	hostAttempts   = 5
-	cutTimeout     = 10 * time.Minute // a final cut drains all that is under way
-	cutAttempts    = 2
-	beat           = 30 * time.Second // heartbeat timeout on hosts: three missed beats of 10 s
+	cutAttempts    = 4
+	beat           = 20 * time.Second // heartbeat timeout on hosts, which beat every 2 s
 	streamAttempts = 3                // then the machine moves to another server
 	streamLongest  = 365 * 24 * time.Hour
 	baseLongest    = 30 * 24 * time.Hour
 	baseAttempts   = 20
 
-	controlBeat = time.Minute // heartbeat timeout on the control queue
+	controlBeat = 20 * time.Second // heartbeat timeout on the control queue, where the beat is 5 s
 
 	vcenterTimeout  = 10 * time.Minute // one try: attaching disks and power operations are vCenter tasks
 	vcenterAttempts = 8
@@ -80,10 +79,18 @@ func host(server string) workflow.ActivityOptions {
 	return workflow.ActivityOptions{
 		TaskQueue:              api.HostQueue(server),
 		ScheduleToStartTimeout: hostPickup,
-		StartToCloseTimeout:    hostTimeout,
+		StartToCloseTimeout:    quickTimeout,
 		WaitForCancellation:    true,
 		RetryPolicy:            retry(backOffMost, hostAttempts),
 	}
+}
+
+// hostLong: a call on a host that takes as long as it takes. It beats, so that a
+// host that died is noticed at once.
+func hostLong(server string) workflow.ActivityOptions {
+	o := host(server)
+	o.StartToCloseTimeout, o.HeartbeatTimeout = hostTimeout, beat
+	return o
 }
 
 // run executes the activity and reads its result.

@@ -60,19 +60,19 @@ func ReleasePoint(ctx workflow.Context, in api.ReleasePointInput) error {
 // minutes to delete.
 func RemoveReplica(ctx workflow.Context, in api.FenceInput) error {
 	o := control()
-	o.StartToCloseTimeout = targetTimeout
+	o.StartToCloseTimeout, o.HeartbeatTimeout = targetTimeout, controlBeat
 	return do(ctx, api.ActRemoveReplica, o, in)
 }
 
 // Grant lets the machine stream to the server named in the assignment.
 func Grant(ctx workflow.Context, in api.GrantInput) error {
-	return do(ctx, api.ActGrant, host(in.Assignment.Server), in)
+	return do(ctx, api.ActGrant, hostLong(in.Assignment.Server), in)
 }
 
 // Revoke ends the machine's session on the server, finishes what was acknowledged
 // and closes the replica; at most for the limit in all.
 func Revoke(ctx workflow.Context, server string, in api.FenceInput, limit time.Duration) error {
-	o := host(server)
+	o := hostLong(server)
 	o.ScheduleToCloseTimeout = limit
 	return do(ctx, api.ActRevoke, o, in)
 }
@@ -81,9 +81,8 @@ func Revoke(ctx workflow.Context, server string, in api.FenceInput, limit time.D
 // when tried again, so many tries do no harm; a server that is gone is noticed
 // by its heartbeat and then by the task that nobody takes.
 func Base(ctx workflow.Context, in api.BaseInput) (api.Transfer, error) {
-	o := host(in.Assignment.Server)
+	o := hostLong(in.Assignment.Server)
 	o.StartToCloseTimeout = baseLongest
-	o.HeartbeatTimeout = beat
 	o.RetryPolicy = retry(backOffMost, baseAttempts)
 	return run[api.Transfer](ctx, api.ActBase, o, in)
 }
@@ -91,9 +90,8 @@ func Base(ctx workflow.Context, in api.BaseInput) (api.Transfer, error) {
 // Replicate starts the watch of a machine's delta replication. Cancelling it ends
 // the watch, not the stream. Few tries: after them the machine is to move.
 func Replicate(ctx workflow.Context, in api.ReplicateInput) workflow.Future {
-	o := host(in.Assignment.Server)
+	o := hostLong(in.Assignment.Server)
 	o.StartToCloseTimeout = streamLongest
-	o.HeartbeatTimeout = beat
 	o.WaitForCancellation = false // it only watches
 	o.RetryPolicy = retry(backOffMost, streamAttempts)
 	return workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, o), api.ActReplicate, in)
@@ -102,8 +100,7 @@ func Replicate(ctx workflow.Context, in api.ReplicateInput) workflow.Future {
 // FinalCut makes the last recovery point; the source stays frozen until Release,
 // so the tries are few.
 func FinalCut(ctx workflow.Context, server string, in api.FenceInput) (replica.Point, error) {
-	o := host(server)
-	o.StartToCloseTimeout = cutTimeout
+	o := hostLong(server)
 	o.RetryPolicy = retry(backOffMost, cutAttempts)
 	return run[replica.Point](ctx, api.ActFinalCut, o, in)
 }

@@ -12,7 +12,7 @@ import (
 // target: an operation on the target side. Clouds throttle and are busy for minutes.
 func target() workflow.ActivityOptions {
 	o := control()
-	o.StartToCloseTimeout = targetTimeout
+	o.StartToCloseTimeout, o.HeartbeatTimeout = targetTimeout, controlBeat
 	o.RetryPolicy = retry(backOffMost, targetAttempts)
 	return o
 }
@@ -27,7 +27,6 @@ func CheckNetwork(ctx workflow.Context, in api.CheckNetworkInput) error {
 func CreateMachine(ctx workflow.Context, in api.CreateMachineInput) (api.TargetMachine, error) {
 	o := target()
 	o.StartToCloseTimeout = createTimeout
-	o.HeartbeatTimeout = controlBeat
 	o.RetryPolicy = retry(backOffMost, createAttempts)
 	return run[api.TargetMachine](ctx, api.ActCreateMachine, o, in)
 }

@@ -12,7 +12,7 @@ import (
 // away for minutes.
 func vcenter() workflow.ActivityOptions {
 	o := control()
-	o.StartToCloseTimeout = vcenterTimeout
+	o.StartToCloseTimeout, o.HeartbeatTimeout = vcenterTimeout, controlBeat
 	o.RetryPolicy = retry(vcenterBackOff, vcenterAttempts)
 	return o
 }

@@ -191,6 +191,7 @@ func (e *entity) initial(ctx workflow.Context) func() {
 			e.assigned = e.s.Assignment.Epoch
 			e.moved(t)
 			e.clearStream(ctx)
+			e.doing(ctx, "")
 			e.setState(ctx, api.StateProtected)
 		}
 	}
