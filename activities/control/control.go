@@ -14,7 +14,7 @@ import (
 // Bounds of the waiting.
 const (
 	heartbeatEvery = 5 * time.Second // the heartbeat timeout on the control queue is 20 s
-	agentPoll      = time.Second      // how often the registry is asked for an agent
+	agentPoll      = time.Second     // how often the registry is asked for an agent
 )
 
 // Config of the activities.

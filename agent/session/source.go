@@ -233,7 +233,7 @@ func (s *Source) resume(w *wire.Welcome) bool {
 	if !s.known || s.generation != w.Generation || !slices.Equal(s.order, w.Disks) {
 		return false
 	}
-	keep := -1
+	var keep int
 	switch i := slices.IndexFunc(s.sent, func(x *sentSet) bool { return x.position == w.Position }); {
 	case i >= 0:
 		keep = i + 1

@@ -2,11 +2,9 @@ package e2e
 
 import (
 	"errors"
-	"fmt"
 	"sync"
-	"time"
-
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -151,6 +149,6 @@ func TestEveryProcessIsKilled(t *testing.T) {
 	for _, name := range names {
 		_, err := w.WaitPoints(w.ctx, name, 2, time.Now(), stateLimit)
 		require.NoError(t, err)
-		t.Log(fmt.Sprintf("%s: %d points proven", name, w.prove("seed", name).Points))
+		t.Logf("%s: %d points proven", name, w.prove("seed", name).Points)
 	}
 }

@@ -212,7 +212,7 @@ func (g *guests) install(m *machine) error {
 		return nil
 	}
 	l := g.lab
-	if _, err := os.Stat(l.Path("secrets", m.name+".token")); err != nil {
+	if _, err := os.Stat(l.Path("secrets", m.name+".token")); errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
 	state := l.Path("guests", m.name, "agent-"+m.instance)

@@ -205,7 +205,7 @@ func (l *Lab) WaitHealthy(ctx context.Context, p *Process) error {
 func (l *Lab) waitFor(ctx context.Context, p *Process, what string, ready func() bool) error {
 	deadline := time.Now().Add(startLimit)
 	for !ready() {
-		if err, ended := p.Ended(); ended {
+		if ended, err := p.Ended(); ended {
 			return fmt.Errorf("%s ended (%w) before it could %s; its log is %s", p.Name, err, what, p.Log)
 		}
 		if time.Now().After(deadline) {

@@ -123,12 +123,12 @@ func (p *Process) signal(s syscall.Signal) chan struct{} {
 	return p.done
 }
 
-// Ended gives how the program ended, and whether it has.
-func (p *Process) Ended() (error, bool) {
+// Ended reports whether the program has ended, and how.
+func (p *Process) Ended() (bool, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.cmd == nil || p.runningLocked() {
-		return nil, false
+		return false, nil
 	}
-	return p.err, true
+	return true, p.err
 }

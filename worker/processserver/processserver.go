@@ -58,7 +58,7 @@ func Run(ctx context.Context, c *config.ProcessServer, log *slog.Logger) error {
 	id, err := identity(ctx, c, log)
 	if err != nil {
 		if ctx.Err() != nil {
-			return nil // asked to stop while it waited
+			return nil //nolint:nilerr // asked to stop while it waited
 		}
 		return err
 	}

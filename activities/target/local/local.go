@@ -245,7 +245,10 @@ func (c *Cloud) Check(_ context.Context, ref target.Ref) (bool, string, error) {
 	}
 	for _, d := range m.Disks {
 		info, err := os.Stat(d.Location)
-		if err != nil || info.Size() != d.Size {
+		if err != nil {
+			return false, fmt.Sprintf("disk %s: %v", d.Name, err), nil
+		}
+		if info.Size() != d.Size {
 			return false, fmt.Sprintf("disk %s is not whole", d.Name), nil
 		}
 	}
