@@ -303,10 +303,16 @@ func (m *machine) watch(ctx context.Context) {
 		m.op.Unlock()
 	}
 	m.mu.Lock()
-	limit, w := m.rec.Grant.LossLimit, m.writer
-	away := time.Since(m.seen)
-	lost := limit > 0 && w != nil && m.session == nil && m.rec.Broken == nil && m.fenced == nil && !m.rec.Held && away > limit
+	limit, w, ses := m.rec.Grant.LossLimit, m.writer, m.session
+	away, allowed := time.Since(m.seen), limit
+	if ses != nil {
+		allowed += 2 * wire.PingInterval // a line that is up may be silent so long
+	}
+	lost := limit > 0 && w != nil && m.rec.Broken == nil && m.fenced == nil && !m.rec.Held && away > allowed
 	m.mu.Unlock()
+	if ses != nil && m.s.Denied(ses.conn.Peer()) {
+		m.endSession(&wire.Refuse{Code: wire.CodeIdentity, Detail: "the certificate was revoked; enrol again with a new token"})
+	}
 	if lost && w.State().Complete {
 		m.markBroken(codeSessionLost, fmt.Sprintf("no session with its agent for %s, the policy allows %s", away.Round(time.Second), limit))
 	}
