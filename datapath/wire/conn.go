@@ -197,6 +197,8 @@ func (c *Conn) Refuse(r *Refuse) error {
 	err := c.Send(r)
 	c.sendMu.Lock()
 	if c.sendErr == nil {
+		// Send may have left the flush to another one, which now fails.
+		err = errors.Join(err, c.w.Flush())
 		c.sendErr = ErrRefused
 		_ = c.conn.SetWriteDeadline(time.Now().Add(refuseLinger))
 		err = errors.Join(err, c.conn.CloseWrite())
