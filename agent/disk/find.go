@@ -3,6 +3,7 @@ package disk
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sort"
@@ -87,9 +88,10 @@ func (f Finder) links() ([]Found, error) {
 		return nil, err
 	}
 	names, err := dir.Readdirnames(maxLinks)
-	if cerr := dir.Close(); len(names) == 0 || cerr != nil {
-		return nil, cerr // an empty directory gives io.EOF
-	} else if err != nil {
+	if errors.Is(err, io.EOF) { // it is empty
+		err = nil
+	}
+	if err = errors.Join(err, dir.Close()); err != nil {
 		return nil, err
 	}
 	sort.Strings(names)
