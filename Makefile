@@ -44,6 +44,12 @@ unit: ## tests beside the code, with the race detector
 e2e: setup build ## the whole cycle, and every process killed once
 	DROVER_BIN=$(abspath $(BIN)) go test -count=1 -timeout 20m -v ./tests/e2e/...
 
+.PHONY: histories
+histories: setup build ## record the histories that the replay tests replay, from a demo and from a run with crashes
+	$(BIN)/drover-demo --dir /tmp/drover-histories --bin $(BIN) --histories tests/replay/testdata/cycle
+	rm -rf /tmp/drover-histories
+	DROVER_BIN=$(abspath $(BIN)) DROVER_HISTORIES=$(abspath tests/replay/testdata/killed) go test -count=1 -timeout 20m -run TestEveryProcessIsKilled ./tests/e2e/
+
 .PHONY: lint
 lint: $(GOLANGCI_LINT) $(WORKFLOWCHECK) ## formatting, linters, determinism of the workflows
 	@test -z "$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go'))" || { gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go'); echo 'gofmt: the files above are not formatted'; exit 1; }

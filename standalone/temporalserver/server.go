@@ -36,6 +36,8 @@ type Options struct {
 	Listen string
 	// UI is the address of the web UI; empty runs none.
 	UI string
+	// Metrics is the address of Temporal's own /metrics; empty serves none.
+	Metrics string
 	// Namespace is made when absent, keeping finished workflows for Retention
 	// (default 90 days).
 	Namespace string
@@ -65,7 +67,7 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if opts.Retention == 0 {
 		opts.Retention = defaultRetention
 	}
-	if err := errors.Join(free("frontend", opts.Listen), free("web UI", opts.UI)); err != nil {
+	if err := errors.Join(free("frontend", opts.Listen), free("web UI", opts.UI), free("metrics", opts.Metrics)); err != nil {
 		return nil, err
 	}
 	if err := os.MkdirAll(opts.Dir, 0o700); err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"drover/tests/lab"
+	"drover/tests/replay"
 )
 
 func main() {
@@ -22,6 +23,7 @@ func main() {
 	flag.StringVar(&o.bin, "bin", "build/bin", "directory of the programs")
 	flag.BoolVar(&o.keep, "keep", false, "leave everything running at the end, until Ctrl-C")
 	flag.StringVar(&o.content, "content", "", "directory that fills the disks (default: the Go tool chain)")
+	flag.StringVar(&o.histories, "histories", "", "directory for the workflows' histories (for the replay tests)")
 	flag.DurationVar(&o.limit, "limit", 15*time.Minute, "give up after")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -35,6 +37,7 @@ func main() {
 
 type options struct {
 	dir, bin, content string
+	histories         string
 	keep              bool
 	limit             time.Duration
 }
@@ -88,6 +91,9 @@ func run(ctx context.Context, o options) error {
 	d.report.judge()
 	d.table()
 	err = errors.Join(failed, d.report.save(dir))
+	if o.histories != "" && failed == nil {
+		err = errors.Join(err, replay.Record(ctx, world.TemporalAddress, o.histories))
+	}
 	if o.keep && ctx.Err() == nil {
 		d.addresses()
 		<-ctx.Done()

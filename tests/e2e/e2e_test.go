@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,7 +65,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	bin := programs(t)
-	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
+	ctx, cancel := context.WithTimeout(context.Background(), testLimit) // clean-up needs it too
 	disk := lab.DiskSpec{Size: 192 << 20, Content: content(t)}
 	l, err := lab.New(lab.Options{Dir: t.TempDir(), Bin: bin, VMs: []lab.VMSpec{
 		{Name: "db-1", Disks: []lab.DiskSpec{disk, disk}}, {Name: "app-1", Disks: []lab.DiskSpec{disk}},
@@ -158,6 +160,38 @@ func (w *world) prove(store, name string) lab.Proof {
 	require.Empty(w.t, p.Problems, "%s in %s", name, store)
 	require.True(w.t, p.OK(), "%s in %s: %d of %d points", name, store, p.Matched, p.Points)
 	return p
+}
+
+// noSecrets looks for the lab's secrets where they must not be: in Temporal's
+// database, with all histories, and in the logs of all programs.
+func (w *world) noSecrets() {
+	w.t.Helper()
+	secrets := [][]byte{[]byte(lab.VCenterPassword)}
+	tokens, err := filepath.Glob(w.Path("secrets", "*.token"))
+	require.NoError(w.t, err)
+	require.NotEmpty(w.t, tokens)
+	for _, file := range tokens {
+		b, err := os.ReadFile(file)
+		require.NoError(w.t, err)
+		_, secret, ok := bytes.Cut(bytes.TrimSpace(b), []byte("."))
+		require.True(w.t, ok)
+		secrets = append(secrets, secret)
+	}
+	readable := false // that what is looked through is in clear at all
+	for _, dir := range []string{"temporal", "log", "target", "seed", "cache", "retention"} {
+		require.NoError(w.t, filepath.WalkDir(w.Path(dir), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() || strings.HasSuffix(path, ".img") {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			for _, s := range secrets {
+				require.False(w.t, bytes.Contains(b, s), "a secret is in %s", path)
+			}
+			readable = readable || dir == "temporal" && bytes.Contains(b, []byte(lab.VCenterName))
+			return err
+		}))
+	}
+	require.True(w.t, readable)
 }
 
 // TestDemo runs the demo as `make demo` does and reads its report.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"errors"
+	"os"
 	"sync"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"drover/datapath/ident"
 	"drover/tests/lab"
+	"drover/tests/replay"
 	"drover/workflows/api"
 )
 
@@ -150,5 +152,9 @@ func TestEveryProcessIsKilled(t *testing.T) {
 		_, err := w.WaitPoints(w.ctx, name, 2, time.Now(), stateLimit)
 		require.NoError(t, err)
 		t.Logf("%s: %d points proven", name, w.prove("seed", name).Points)
+	}
+	w.noSecrets()
+	if dir := os.Getenv("DROVER_HISTORIES"); dir != "" {
+		require.NoError(t, replay.Record(w.ctx, w.TemporalAddress, dir))
 	}
 }

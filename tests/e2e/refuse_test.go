@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"errors"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,7 +29,7 @@ func (w *world) refused(exit int, args ...string) string {
 // enrol tries to enrol an agent with a token.
 func (w *world) enrol(name, token string) (string, error) {
 	w.t.Helper()
-	w.write("secrets/"+name+".token", token, 0o600)
+	w.write("etc/"+name+".token", token, 0o600)
 	config, err := os.ReadFile(w.agentConfig("db-1"))
 	require.NoError(w.t, err)
 	var lines []string
@@ -36,7 +38,7 @@ func (w *world) enrol(name, token string) (string, error) {
 		case strings.HasPrefix(line, "state:"):
 			line = "state: " + w.Path("guests", name)
 		case strings.HasPrefix(line, "tokenFile:"):
-			line = "tokenFile: " + w.Path("secrets", name+".token")
+			line = "tokenFile: " + w.Path("etc", name+".token")
 		}
 		lines = append(lines, line)
 	}
@@ -86,4 +88,22 @@ func TestRefusals(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, api.StateProtected, status["app-1"].Machine.State)
 	require.NotContains(t, status, "db-1", "what was refused changed nothing")
+	w.noSecrets()
+	w.measured()
+}
+
+// measured asks every process for its metrics.
+func (w *world) measured() {
+	w.t.Helper()
+	for process, metric := range map[string]string{
+		"temporal": "service_requests", "config-server": "drover_temporal_worker_running 1", "process-server": "drover_stream_sessions 1",
+		"master-target": "drover_spool_used_bytes 0", "agent-app-1": `drover_agent_cuts_total{consistency="app"}`,
+	} {
+		resp, err := http.Get("http://" + w.Metrics(process) + "/metrics")
+		require.NoError(w.t, err, process)
+		text, err := io.ReadAll(resp.Body)
+		require.NoError(w.t, errors.Join(err, resp.Body.Close()), process)
+		require.Equal(w.t, http.StatusOK, resp.StatusCode, process)
+		require.Contains(w.t, string(text), metric, process)
+	}
 }

@@ -27,7 +27,7 @@ secrets: ../secrets
 		l.write("etc/master-target.yaml", l.serverConfig(MasterTargetName, "master-target", "retention", "retention-cache", temporal,
 			"diskById: ../vcenter/by-uuid/"+MasterTargetName+"\n")),
 		l.write("etc/vcenter.yaml", l.vcenterSpec()),
-		l.write("secrets/vcenter", "user: drover\npassword: "+vcenterPassword+"\n"),
+		l.write("secrets/vcenter", "user: drover\npassword: "+VCenterPassword+"\n"),
 		l.write("target/networks.yaml", fmt.Sprintf(`networks:
   - name: %s
     subnets: [{name: %s, cidr: 10.20.0.0/24}]
@@ -39,7 +39,8 @@ secrets: ../secrets
 	)
 }
 
-const vcenterPassword = "correct horse battery staple"
+// VCenterPassword is what the simulated vCenter wants; it must show up nowhere.
+const VCenterPassword = "correct horse battery staple"
 
 func (l *Lab) serverConfig(name, role, store, cache, temporal, more string) string {
 	return fmt.Sprintf(`name: %s
@@ -59,7 +60,7 @@ spool: {limit: 2GiB}
 
 func (l *Lab) vcenterSpec() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "user: drover\npassword: %q\nmasterTarget: {name: %s}\nvms:\n", vcenterPassword, MasterTargetName)
+	fmt.Fprintf(&b, "user: drover\npassword: %q\nmasterTarget: {name: %s}\nvms:\n", VCenterPassword, MasterTargetName)
 	for _, vm := range l.VMs {
 		fmt.Fprintf(&b, "  - name: %s\n    cpus: 2\n    memoryMB: 2048\n    disks:\n", vm.Name)
 		for _, d := range vm.Disks {

@@ -219,8 +219,14 @@ func (g *guests) install(m *machine) error {
 	if err := g.cloneState(m, state); err != nil {
 		return err
 	}
+	metrics, err := freeAddress()
+	if err != nil {
+		return err
+	}
+	l.metrics.Store("agent-"+m.name, metrics)
 	config := fmt.Sprintf(`configServer: "https://%s"
 state: %q
+metrics: %q
 tokenFile: %q
 instance: %s
 proxy: %q
@@ -229,7 +235,7 @@ quiesce:
   post: [%q, hook, --socket, %q]
   timeout: 20s
 disks:
-`, l.addresses["config-server"], state, l.Path("secrets", m.name+".token"), m.instance, g.proxies[m.name].URL(),
+`, l.addresses["config-server"], state, metrics, l.Path("secrets", m.name+".token"), m.instance, g.proxies[m.name].URL(),
 		l.bin("drover-guest"), m.socket(l), l.bin("drover-guest"), m.socket(l))
 	for _, d := range m.disks {
 		config += fmt.Sprintf("  %s: %q\n", d.backing, d.path)

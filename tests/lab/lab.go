@@ -56,7 +56,8 @@ type Lab struct {
 	VCenter                    VCenter
 
 	addresses map[string]string
-	sockets   string // directory for Unix sockets, whose paths must be short
+	sockets   string   // directory for Unix sockets, whose paths must be short
+	metrics   sync.Map // of agents: process name -> address
 	guests    *guests
 	stopping  sync.Once
 }
@@ -88,7 +89,7 @@ func New(o Options) (*Lab, error) {
 	l := &Lab{Options: o, addresses: map[string]string{}, sockets: sockets}
 	for _, name := range []string{
 		"temporal", "ui", "vcenter", "config-server", "process-server", "master-target",
-		"config-server-metrics", "process-server-metrics", "master-target-metrics",
+		"temporal-metrics", "config-server-metrics", "process-server-metrics", "master-target-metrics",
 	} {
 		address, err := freeAddress()
 		if err != nil {
@@ -110,7 +111,7 @@ func (l *Lab) bin(name string) string { return filepath.Join(l.Bin, name) }
 // Start starts everything but the guests.
 func (l *Lab) Start(ctx context.Context) error {
 	l.Temporal = l.process("temporal", "drover-standalone", "temporal", "--dir", l.Path("temporal"),
-		"--listen", l.TemporalAddress, "--ui", l.UIAddress)
+		"--listen", l.TemporalAddress, "--ui", l.UIAddress, "--temporal-metrics", l.addresses["temporal-metrics"])
 	l.VSim = l.process("vcenter", "drover-vsim", "--listen", l.addresses["vcenter"], "--dir", l.Path("vcenter"), "--spec", l.Path("etc", "vcenter.yaml"))
 	l.ConfigServer = l.process("config-server", "drover-config-server", "serve", "--config", l.Path("etc", "config-server.yaml"))
 	l.ProcessServer = l.process("process-server", "drover-process-server", "serve", "--config", l.Path("etc", "process-server.yaml"))
@@ -194,6 +195,14 @@ func (l *Lab) waitHealthy(ctx context.Context, p *Process, address string) error
 		_ = resp.Body.Close()
 		return resp.StatusCode == http.StatusOK
 	})
+}
+
+// Metrics gives where a process serves /metrics.
+func (l *Lab) Metrics(process string) string {
+	if address, ok := l.metrics.Load(process); ok {
+		return address.(string)
+	}
+	return l.addresses[process+"-metrics"]
 }
 
 // WaitHealthy waits until a server that was restarted answers.

@@ -63,7 +63,7 @@ func newPower(ctx context.Context, address string) (*power, error) {
 	if err != nil {
 		return nil, err
 	}
-	u.User = url.UserPassword("drover", vcenterPassword)
+	u.User = url.UserPassword("drover", VCenterPassword)
 	// The lab's own vCenter, on loopback.
 	client, err := govmomi.NewClient(ctx, u, true)
 	return &power{client}, err

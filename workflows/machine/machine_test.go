@@ -31,6 +31,7 @@ type world struct {
 	watching []byte           // token of the replication activity under way
 	granted  []ident.Epoch
 	assigns  []api.AssignInput
+	avoided  [][]string // servers, at each choice
 	at       time.Duration
 }
 
@@ -74,6 +75,7 @@ func (w *world) activities() {
 	reg(w, api.ActVaultLeave, func(ident.MachineID) none { return none{} })
 	reg(w, api.ActAwaitAgent, func(in api.AwaitAgentInput) api.AgentInfo { return api.AgentInfo{Instance: in.Instance} })
 	reg(w, api.ActChooseServer, func(in api.ChooseServerInput) api.Assignment {
+		w.avoided = append(w.avoided, in.Avoid)
 		name := map[ident.Role]string{ident.RoleProcessServer: "ps-1", ident.RoleMasterTarget: "mt-1"}[in.Role]
 		return api.Assignment{Server: name, Role: in.Role, Address: name + ":9443"}
 	})
@@ -355,4 +357,22 @@ func TestRefusesWhatCannotBeProtected(t *testing.T) {
 		w.ExecuteWorkflow(api.WorkflowMachine, in)
 		require.Equal(t, api.CodeInvalid, fault.Code(w.GetWorkflowError()), name)
 	}
+}
+
+func TestMachineMovesWhenItsServerIsLost(t *testing.T) {
+	w := newWorld(t)
+	w.expect(api.StateProtected)
+	w.then(func() {
+		require.NoError(t, w.CompleteActivity(w.watching, nil, fault.New(api.CodeServerLost, "ps-1 does not answer")))
+	})
+	w.expect(api.StateProtected)
+	w.then(func() {
+		s := w.status()
+		require.Greater(t, s.Assignment.Epoch, ident.Epoch(1), "the old server is fenced off")
+		require.Equal(t, s.Assignment.Epoch, w.granted[len(w.granted)-1])
+		require.Equal(t, s.Assignment.Epoch, w.assigns[len(w.assigns)-1].Assignment.Epoch)
+		require.Zero(t, s.Resyncs)
+	})
+	w.play()
+	require.Equal(t, [][]string{nil, {"ps-1"}}, w.avoided)
 }

@@ -61,10 +61,11 @@ func temporalCommand(logger *slog.Logger) *cobra.Command {
 	return cmd
 }
 
-// addressFlags say where Temporal and its UI listen.
+// addressFlags say where Temporal, its UI and its metrics listen.
 func addressFlags(cmd *cobra.Command, opts *temporalserver.Options) {
 	cmd.Flags().StringVar(&opts.Listen, "listen", "127.0.0.1:7233", "address of the Temporal frontend")
 	cmd.Flags().StringVar(&opts.UI, "ui", "127.0.0.1:8233", "address of the web UI; empty runs none")
+	cmd.Flags().StringVar(&opts.Metrics, "temporal-metrics", "", "address of Temporal's own /metrics for Prometheus; empty serves none")
 }
 
 // searchAttributes are those by which the Temporal UI filters machines and plans.

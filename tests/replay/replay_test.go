@@ -1,0 +1,67 @@
+package replay
+
+import (
+	"compress/gzip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/worker"
+	"go.temporal.io/sdk/workflow"
+
+	"drover/workflows"
+	"drover/workflows/api"
+)
+
+func replayer() worker.WorkflowReplayer {
+	r := worker.NewWorkflowReplayer()
+	for _, w := range workflows.All() {
+		r.RegisterWorkflowWithOptions(w.Func, workflow.RegisterOptions{Name: w.Name})
+	}
+	return r
+}
+
+func corpus(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join("testdata", "*", "*"+suffix))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	return files
+}
+
+func TestHistoriesReplay(t *testing.T) {
+	for _, file := range corpus(t) {
+		t.Run(strings.TrimSuffix(strings.TrimPrefix(file, "testdata/"), suffix), func(t *testing.T) {
+			f, err := os.Open(file)
+			require.NoError(t, err)
+			defer func() { _ = f.Close() }()
+			z, err := gzip.NewReader(f)
+			require.NoError(t, err)
+			h, err := client.HistoryFromJSON(z, client.HistoryJSONOptions{})
+			require.NoError(t, err)
+			started := h.Events[0].GetWorkflowExecutionStartedEventAttributes()
+			require.NotEmpty(t, started.GetWorkflowId())
+			// Children are named after their parent.
+			require.NoError(t, replayer().ReplayWorkflowHistoryWithOptions(nil, h, worker.ReplayWorkflowHistoryOptions{
+				OriginalExecution: workflow.Execution{ID: started.GetWorkflowId(), RunID: started.GetOriginalExecutionRunId()},
+			}))
+		})
+	}
+}
+
+// TestCorpusHasAll: what is not in the corpus is not protected by it.
+func TestCorpusHasAll(t *testing.T) {
+	have := map[string]bool{}
+	for _, file := range corpus(t) {
+		name, _, _ := strings.Cut(filepath.Base(file), "-")
+		have[name] = true
+	}
+	for _, w := range workflows.All() {
+		if w.Name != api.WorkflowResyncWindow { // only a schedule starts it, by night
+			require.True(t, have[w.Name], "no history of %s: run `make histories`", w.Name)
+		}
+	}
+}
