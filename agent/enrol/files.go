@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"drover/datapath/durable"
 )
 
 // The files of an identity, in <state>/identity. nextKeyFile exists only while a
@@ -46,10 +48,7 @@ func save(dir string, keyPEM, certPEM, caPEM []byte) error {
 		name string
 		data []byte
 	}{{nextKeyFile, keyPEM}, {caFile, caPEM}, {certFile, certPEM}} {
-		if err := writeFile(filepath.Join(dir, f.name), f.data); err != nil {
-			return fmt.Errorf("keep the identity: %w", err)
-		}
-		if err := syncDir(dir); err != nil {
+		if err := durable.WriteFile(filepath.Join(dir, f.name), f.data, fileMode); err != nil {
 			return fmt.Errorf("keep the identity: %w", err)
 		}
 	}
@@ -61,7 +60,7 @@ func promote(dir string) error {
 	if err := os.Rename(filepath.Join(dir, nextKeyFile), filepath.Join(dir, keyFile)); err != nil {
 		return fmt.Errorf("keep the identity: %w", err)
 	}
-	return syncDir(dir)
+	return durable.SyncDir(dir)
 }
 
 // loadPair reads the certificate and the key that fits it, and ends what a crash
@@ -81,39 +80,6 @@ func loadPair(dir string) (keyPEM, certPEM []byte, err error) {
 	}
 	keyPEM, err = readFile(filepath.Join(dir, keyFile))
 	return keyPEM, certPEM, err
-}
-
-// writeFile replaces a file at once: after a crash it is the old or the new one.
-func writeFile(path string, data []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	err = errors.Join(f.Chmod(fileMode), writeAndSync(f, data), f.Close())
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
-}
-
-func writeAndSync(f *os.File, data []byte) error {
-	if _, err := f.Write(data); err != nil {
-		return err
-	}
-	return f.Sync()
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 func readFile(path string) ([]byte, error) {

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"drover/datapath/durable"
 	"drover/datapath/ident"
 )
 
@@ -159,15 +160,7 @@ func (d *Directory) write(ctx context.Context, path string, content io.Reader, s
 	if err != nil {
 		return errors.Join(err, os.Remove(f.Name()))
 	}
-	return errors.Join(syncDir(filepath.Dir(path)), syncDir(d.dir))
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
+	return errors.Join(durable.SyncDir(filepath.Dir(path)), durable.SyncDir(d.dir))
 }
 
 // object is an open object.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"drover/datapath/durable"
 	"drover/datapath/ident"
 	"drover/datapath/stream"
 )
@@ -36,36 +37,10 @@ func (s *Server) saveGrant(r record) error {
 		return fmt.Errorf("keep the grant of machine %s: %w", r.Grant.Spec.Machine, err)
 	}
 	path := s.grantFile(r.Grant.Spec.Machine)
-	if err := writeDurably(path, b); err != nil {
+	if err := durable.WriteFile(path, b, 0o600); err != nil {
 		return fmt.Errorf("keep the grant of machine %s: %w", r.Grant.Spec.Machine, err)
 	}
 	return nil
-}
-
-func writeDurably(path string, b []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 func (s *Server) removeGrant(m ident.MachineID) error {
@@ -74,7 +49,7 @@ func (s *Server) removeGrant(m ident.MachineID) error {
 		return nil
 	}
 	if err == nil {
-		err = syncDir(s.grantDir())
+		err = durable.SyncDir(s.grantDir())
 	}
 	if err != nil {
 		return fmt.Errorf("remove the grant of machine %s: %w", m, err)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"drover/datapath/durable"
 	"drover/datapath/ident"
 )
 
@@ -73,7 +74,7 @@ func (f *File) Commit() (Entry, error) {
 	if old != nil {
 		f.spool.release(old.Size())
 	}
-	if err := errors.Join(f.file.Close(), syncDir(filepath.Dir(f.path)), syncDir(f.spool.dir)); err != nil {
+	if err := errors.Join(f.file.Close(), durable.SyncDir(filepath.Dir(f.path)), durable.SyncDir(f.spool.dir)); err != nil {
 		return Entry{}, fmt.Errorf("spool change set %d: %w", f.entry.Seq, err)
 	}
 	return f.entry, nil
@@ -91,12 +92,4 @@ func (f *File) Abort() error {
 		return fmt.Errorf("give up spooled change set %d: %w", f.entry.Seq, err)
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -29,33 +28,11 @@ func (a *app) planCommand() *cobra.Command {
 }
 
 func (a *app) planApplyCommand() *cobra.Command {
-	var file string
-	cmd := &cobra.Command{
-		Use:     "apply -f FILE",
-		Short:   "Keep a plan in the vault, new or changed",
-		Long:    "Keep a plan in the vault, new or changed. The file is checked as a whole first; what is wrong is told with file and line.",
-		Example: "  drover plan apply -f shop.yaml",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if file == "" {
-				return &usageError{errors.New("-f FILE is missing")}
-			}
+	return a.applyCommand("plan", "shop.yaml", "Runs that are under way keep the plan they began with.",
+		func(file string) (document, error) {
 			p, err := spec.ReadPlan(file)
-			if err != nil {
-				return err
-			}
-			if err := a.connect(cmd.Context()); err != nil {
-				return err
-			}
-			r, err := update[api.ApplyResult](cmd.Context(), a, api.VaultID, api.VaultApplyPlan, api.ApplyPlan{Plan: p, By: by()})
-			if err != nil {
-				return err
-			}
-			return a.print(r, func(w io.Writer) { _, _ = fmt.Fprintf(w, "plan %s: %s\n", p.Name, r.Message) })
-		},
-	}
-	cmd.Flags().StringVarP(&file, "file", "f", "", "YAML file")
-	return cmd
+			return document{p.Name, api.VaultApplyPlan, api.ApplyPlan{Plan: p, By: by()}}, err
+		})
 }
 
 func (a *app) planListCommand() *cobra.Command {

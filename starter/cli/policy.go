@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"fmt"
 	"io"
 	"time"
 
@@ -19,33 +18,11 @@ func (a *app) policyCommand() *cobra.Command {
 }
 
 func (a *app) policyApplyCommand() *cobra.Command {
-	var file string
-	cmd := &cobra.Command{
-		Use:     "apply -f FILE",
-		Short:   "Keep a policy in the vault, new or changed",
-		Long:    "Keep a policy in the vault, new or changed. Machines take a changed policy with drover set-policy.",
-		Example: "  drover policy apply -f gold.yaml",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if file == "" {
-				return &usageError{fmt.Errorf("-f FILE is missing")}
-			}
+	return a.applyCommand("policy", "gold.yaml", "Machines take a changed policy with drover set-policy.",
+		func(file string) (document, error) {
 			p, err := spec.ReadPolicy(file)
-			if err != nil {
-				return err
-			}
-			if err := a.connect(cmd.Context()); err != nil {
-				return err
-			}
-			r, err := update[api.ApplyResult](cmd.Context(), a, api.VaultID, api.VaultApplyPolicy, api.ApplyPolicy{Policy: p, By: by()})
-			if err != nil {
-				return err
-			}
-			return a.print(r, func(w io.Writer) { _, _ = fmt.Fprintf(w, "policy %s: %s\n", p.Name, r.Message) })
-		},
-	}
-	cmd.Flags().StringVarP(&file, "file", "f", "", "YAML file")
-	return cmd
+			return document{p.Name, api.VaultApplyPolicy, api.ApplyPolicy{Policy: p, By: by()}}, err
+		})
 }
 
 func (a *app) policyListCommand() *cobra.Command {

@@ -59,7 +59,7 @@ func root(t *testing.T) string {
 // counts.
 var arrows = map[string][]string{
 	"datapath":            {"datapath"},
-	"agent":               {"agent", "datapath/wire", "datapath/checksum", "datapath/changeset", "datapath/ident"},
+	"agent":               {"agent", "datapath/durable", "datapath/wire", "datapath/checksum", "datapath/changeset", "datapath/ident"},
 	"activities":          {"activities", "datapath", "workflows/api", "agent/controlapi"},
 	"workflows":           {"workflows", "datapath/ident", "datapath/replica", "datapath/stream"},
 	"workflows/api":       {"datapath/ident", "datapath/replica", "datapath/stream"},
@@ -69,8 +69,8 @@ var arrows = map[string][]string{
 	"datapath/ident":      {},
 	"datapath/checksum":   {"datapath/ident"},
 	"datapath/changeset":  {"datapath/ident", "datapath/checksum"},
-	"datapath/cachestore": {"datapath/ident"},
-	"datapath/replica":    {"datapath/replica", "datapath/ident", "datapath/checksum", "datapath/changeset"},
+	"datapath/cachestore": {"datapath/ident", "datapath/durable"},
+	"datapath/replica":    {"datapath/replica", "datapath/durable", "datapath/ident", "datapath/checksum", "datapath/changeset"},
 	"datapath/stream":     {"datapath/ident", "datapath/replica"},
 	"datapath/wire":       {"datapath/ident", "datapath/checksum", "datapath/changeset"},
 }

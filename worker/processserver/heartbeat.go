@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"drover/agent/controlapi"
+	"drover/datapath/durable"
 	"drover/datapath/ident"
 )
 
@@ -65,11 +66,7 @@ func (d *denyList) set(names []string) error {
 		return nil
 	}
 	d.use(names)
-	temporary := d.file + ".new"
-	if err := os.WriteFile(temporary, b, 0o600); err != nil {
-		return fmt.Errorf("keep the deny list: %w", err)
-	}
-	if err := os.Rename(temporary, d.file); err != nil {
+	if err := durable.WriteFile(d.file, b, 0o600); err != nil {
 		return fmt.Errorf("keep the deny list: %w", err)
 	}
 	d.raw = string(b)

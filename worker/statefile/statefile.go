@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"drover/datapath/durable"
 )
 
 // Modes and bounds of the files.
@@ -37,11 +39,10 @@ func Create(path string, data []byte) (err error) {
 	if err := os.Link(f.Name(), path); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	d, err := os.Open(dir)
-	if err != nil {
+	if err := durable.SyncDir(dir); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return nil
 }
 
 // Read gives a file's content. A file that others may read is refused: whatever

@@ -24,7 +24,7 @@ type ReenableParams struct {
 
 type reenable struct {
 	ReenableParams
-	out Moved
+	move
 }
 
 // Reenable lets the original machine replicate again as before the failover. The
@@ -33,7 +33,8 @@ func Reenable(ctx workflow.Context, p ReenableParams) (Moved, error) {
 	if p.VM.BIOSUUID == "" || len(p.Grant.Disks) == 0 {
 		return Moved{}, fault.New(api.CodeInvalid, "re-enable of %s: its hardware uuid or disks are missing", p.VM.Name)
 	}
-	r := &reenable{ReenableParams: p}
+	p.Grant.Attached = false
+	r := &reenable{p, move{what: "re-enable", input: p.Grant, tell: p.Assign}}
 	err := runbook.Run(ctx, "re-enable replication of "+p.VM.Name, []runbook.Step{
 		{Name: "wait for the agent on the original", Do: r.await},
 		{Name: "choose a process server", Do: r.choose},
@@ -51,35 +52,7 @@ func (r *reenable) await(ctx workflow.Context) error {
 }
 
 func (r *reenable) choose(ctx workflow.Context) error {
-	a, err := call.ChooseServer(ctx, api.ChooseServerInput{
-		Machine: r.VM.Machine, Role: ident.RoleProcessServer, Site: r.Site,
-	}, serverLimit)
-	if err != nil {
-		return err
-	}
-	a.Role, a.Epoch, a.Instance = ident.RoleProcessServer, r.NewEpoch, r.VM.BIOSUUID
-	r.out.Assignment = a
-	r.Grant.Assignment, r.Grant.Attached = a, false
-	r.Assign.Assignment = a
-	return nil
-}
-
-func (r *reenable) grant(ctx workflow.Context) error { return call.Grant(ctx, r.Grant) }
-
-func (r *reenable) revoke(ctx workflow.Context) error {
-	return call.Revoke(ctx, r.out.Assignment.Server, api.FenceInput{Machine: r.VM.Machine, Epoch: r.NewEpoch}, revokeLimit)
-}
-
-func (r *reenable) assign(ctx workflow.Context) error { return call.Assign(ctx, r.Assign) }
-
-func (r *reenable) unassign(ctx workflow.Context) error {
-	return call.Unassign(ctx, api.UnassignInput{Machine: r.VM.Machine, Reason: "re-enable failed"})
-}
-
-func (r *reenable) base(ctx workflow.Context) (err error) {
-	r.out.Transfer, err = call.Base(ctx, api.BaseInput{GrantInput: r.Grant, Cause: "re-enable", NewGeneration: true})
-	r.out.Transfer.Cause = "re-enable"
-	return err
+	return r.move.choose(ctx, ident.RoleProcessServer, r.Site, r.VM.BIOSUUID, r.NewEpoch)
 }
 
 // clean does not undo a replication that works for the sake of a leftover: the

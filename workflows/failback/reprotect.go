@@ -36,16 +36,9 @@ type ReprotectParams struct {
 	Assign api.AssignInput `json:"assign"`
 }
 
-// Moved is what a run that ends with a base pass came to.
-type Moved struct {
-	Assignment api.Assignment `json:"assignment"`
-	Transfer   api.Transfer   `json:"transfer"`
-	Warnings   []string       `json:"warnings,omitempty"`
-}
-
 type reprotect struct {
 	ReprotectParams
-	out Moved
+	move
 }
 
 // Reprotect attaches the original machine's disks to a master target and moves
@@ -55,7 +48,8 @@ func Reprotect(ctx workflow.Context, p ReprotectParams) (Moved, error) {
 	if p.Target.Instance == "" || len(p.Disks) == 0 {
 		return Moved{}, fault.New(api.CodeInvalid, "reprotect of %s: the target machine's hardware uuid or the disks are missing", p.VM.Name)
 	}
-	r := &reprotect{ReprotectParams: p}
+	p.Grant.Attached = true
+	r := &reprotect{p, move{what: "reprotect", input: p.Grant, tell: p.Assign, rescan: true}}
 	err := runbook.Run(ctx, "reprotect of "+p.VM.Name, []runbook.Step{
 		{Name: "make sure that the original is off", Do: r.shutdown},
 		{Name: "choose a master target", Do: r.choose},
@@ -81,17 +75,7 @@ func (r *reprotect) shutdown(ctx workflow.Context) error {
 }
 
 func (r *reprotect) choose(ctx workflow.Context) error {
-	a, err := call.ChooseServer(ctx, api.ChooseServerInput{
-		Machine: r.VM.Machine, Role: ident.RoleMasterTarget, Site: r.Site,
-	}, serverLimit)
-	if err != nil {
-		return err
-	}
-	a.Role, a.Epoch, a.Instance = ident.RoleMasterTarget, r.NewEpoch, r.Target.Instance
-	r.out.Assignment = a
-	r.Grant.Assignment, r.Grant.Attached = a, true
-	r.Assign.Assignment = a
-	return nil
+	return r.move.choose(ctx, ident.RoleMasterTarget, r.Site, r.Target.Instance, r.NewEpoch)
 }
 
 func (r *reprotect) attachment() api.AttachInput {
@@ -104,28 +88,6 @@ func (r *reprotect) detach(ctx workflow.Context) error { return call.DetachDisks
 func (r *reprotect) await(ctx workflow.Context) error {
 	_, err := call.AwaitAgent(ctx, api.AwaitAgentInput{Machine: r.VM.Machine, Instance: r.Target.Instance}, agentLimit)
 	return noAgent(err, "the target machine "+r.Target.Name)
-}
-
-func (r *reprotect) grant(ctx workflow.Context) error { return call.Grant(ctx, r.Grant) }
-
-func (r *reprotect) revoke(ctx workflow.Context) error {
-	return call.Revoke(ctx, r.out.Assignment.Server, api.FenceInput{Machine: r.VM.Machine, Epoch: r.NewEpoch}, revokeLimit)
-}
-
-func (r *reprotect) assign(ctx workflow.Context) error { return call.Assign(ctx, r.Assign) }
-
-func (r *reprotect) unassign(ctx workflow.Context) error {
-	return call.Unassign(ctx, api.UnassignInput{Machine: r.VM.Machine, Reason: "reprotect failed"})
-}
-
-// base reads the original's disks, whose content nobody vouches for, and takes
-// from the target machine only the blocks that differ.
-func (r *reprotect) base(ctx workflow.Context) (err error) {
-	r.out.Transfer, err = call.Base(ctx, api.BaseInput{
-		GrantInput: r.Grant, Cause: "reprotect", NewGeneration: true, Rescan: true,
-	})
-	r.out.Transfer.Cause = "reprotect"
-	return err
 }
 
 func ref(vm api.VM) api.VMRef {

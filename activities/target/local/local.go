@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"drover/activities/target"
+	"drover/datapath/durable"
 	"drover/datapath/ident"
 )
 
@@ -113,32 +114,7 @@ func (c *Cloud) save(m Machine) error {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(dir, "machine.json"), b)
-}
-
-// replaceFile writes a file durably, all or nothing.
-func replaceFile(path string, content []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.WriteFile(filepath.Join(dir, "machine.json"), b, 0o600)
 }
 
 // all reads every machine, those under construction included.

@@ -22,6 +22,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"drover/datapath/durable"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 )
@@ -221,41 +222,12 @@ func spaceErr(err error) error {
 }
 
 // writeFile replaces the file durably: whole or not at all.
-func writeFile(path string, content []byte) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.tmp")
-	if err != nil {
-		return spaceErr(err)
-	}
-	defer func() {
-		if err != nil {
-			_ = tmp.Close()
-			_ = os.Remove(tmp.Name())
-		}
-	}()
-	if _, err = tmp.Write(content); err != nil {
-		return spaceErr(err)
-	}
-	if err = tmp.Sync(); err != nil {
-		return spaceErr(err)
-	}
-	if err = tmp.Close(); err != nil {
-		return spaceErr(err)
-	}
-	if err = os.Rename(tmp.Name(), path); err != nil {
-		return spaceErr(err)
-	}
-	return syncDir(filepath.Dir(path))
+func writeFile(path string, content []byte) error {
+	return spaceErr(durable.WriteFile(path, content, fileMode))
 }
 
 // syncDir makes names in the directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	return spaceErr(errors.Join(err, d.Close()))
-}
+func syncDir(dir string) error { return spaceErr(durable.SyncDir(dir)) }
 
 func removeIfExists(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -271,7 +243,7 @@ func removeTemps(dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") && strings.HasSuffix(e.Name(), ".tmp") {
+		if strings.HasPrefix(e.Name(), ".") && strings.HasSuffix(e.Name(), durable.TempSuffix) {
 			if err := removeIfExists(filepath.Join(dir, e.Name())); err != nil {
 				return err
 			}

@@ -1,0 +1,45 @@
+// Package durable writes small files so that after a power cut they are what they
+// were or what they were to be, never something in between.
+package durable
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// TempSuffix ends the names of files that are being written. One that a crash left
+// may be removed.
+const TempSuffix = ".tmp"
+
+// WriteFile replaces a file, or makes it: when it returns nil the new content
+// survives a power cut, when it does not the file is as it was.
+func WriteFile(path string, content []byte, mode fs.FileMode) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*"+TempSuffix)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = errors.Join(f.Chmod(mode), f.Sync())
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	return SyncDir(dir)
+}
+
+// SyncDir makes the names in a directory durable: of files that were made, renamed
+// or removed there.
+func SyncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
