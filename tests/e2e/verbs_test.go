@@ -1,0 +1,116 @@
+package e2e
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"drover/activities/target/local"
+	"drover/datapath/ident"
+	"drover/workflows/api"
+)
+
+// act runs a verb on one machine and waits for its end.
+func (w *world) act(args ...string) api.ActionResult {
+	w.t.Helper()
+	var out api.ActionResult
+	require.NoError(w.t, w.DroverJSON(w.ctx, &out, args...))
+	return out
+}
+
+// TestVerbs goes through what an operator does to single machines.
+func TestVerbs(t *testing.T) {
+	w := newWorld(t)
+	w.protect("app-1", "db-1")
+	w.await(api.StateProtected, "app-1", "db-1")
+
+	t.Log("pause, resume, another policy")
+	w.act("pause", "app-1")
+	w.await(api.StatePaused, "app-1")
+	paused := w.points("app-1")
+	w.act("resume", "app-1")
+	w.await(api.StateProtected, "app-1")
+	w.goesOn("app-1", paused)
+	w.write("silver.yaml", "name: silver\ncutInterval: 10s\nrpoThreshold: 2m\n", 0o600)
+	w.drover("policy", "apply", "-f", w.Path("silver.yaml"))
+	w.act("set-policy", "app-1", "silver")
+	require.Equal(t, "silver", w.await(api.StateProtected, "app-1")["app-1"].Machine.Policy)
+
+	t.Log("test failover of one machine, and clean-up")
+	begun := time.Now()
+	r := w.act("test-failover", "app-1")
+	require.NotNil(t, r.Target)
+	boot, err := w.WaitBoot(w.ctx, "app-1", r.Target.Instance, begun)
+	require.NoError(t, err)
+	require.True(t, boot.Test)
+	require.Empty(t, boot.Problems)
+	noted, err := w.NotedAt("app-1", r.Point.Position)
+	require.NoError(t, err)
+	require.Equal(t, noted.Disks, boot.Disks)
+	require.Contains(t, w.refused(3, "test-failover", "app-1"), api.CodeNotInState, "one test at a time")
+	w.act("cleanup", "app-1")
+	machines, err := local.List(w.Path("target"))
+	require.NoError(t, err)
+	require.Empty(t, machines)
+
+	t.Log("Temporal is away: replication goes on")
+	before, err := w.ReplicaState(w.ctx, "seed", w.vms["db-1"].Machine)
+	require.NoError(t, err)
+	w.Temporal.Kill()
+	require.Eventually(t, func() bool {
+		now, err := w.ReplicaState(w.ctx, "seed", w.vms["db-1"].Machine)
+		return err == nil && now.Position.Seq >= before.Position.Seq+2
+	}, stateLimit, 100*time.Millisecond)
+	require.NotEmpty(t, w.refused(5, "status"))
+	require.NoError(t, w.Temporal.Start())
+	w.await(api.StateProtected, "app-1", "db-1")
+
+	t.Log("no longer protected")
+	w.act("unprotect", "app-1", "--yes-name", "app-1")
+	status, err := w.Status(w.ctx)
+	require.NoError(t, err)
+	require.NotContains(t, status, "app-1")
+	_, err = w.ReplicaState(w.ctx, "seed", w.vms["app-1"].Machine)
+	require.Error(t, err, "its replica is deleted")
+	w.prove("seed", "db-1")
+}
+
+// TestUnplannedFailover: the site's network is gone. The machine comes up from the
+// newest recovery point, what is lost is told, and the old side stays out.
+func TestUnplannedFailover(t *testing.T) {
+	w := newWorld(t)
+	w.protect("db-1", "app-1")
+	w.await(api.StateProtected, "db-1", "app-1")
+	w.drover("plan", "apply", "-f", w.write("plan.yaml", plan, 0o600))
+	_, err := w.WaitPoints(w.ctx, "db-1", 2, time.Time{}, stateLimit)
+	require.NoError(t, err)
+	w.Network("db-1").Cut()
+	time.Sleep(2 * time.Second) // of writes that are lost
+	begun := time.Now()
+	results := w.run("unplanned", func() {})
+	r := results["db-1"]
+	require.NotNil(t, r.Target)
+	require.Greater(t, r.RPO.D(), time.Second, "what is lost is told")
+	boot, err := w.WaitBoot(w.ctx, "db-1", r.Target.Instance, begun)
+	require.NoError(t, err)
+	require.Empty(t, boot.Problems)
+	noted, err := w.NotedAt("db-1", r.Point.Position)
+	require.NoError(t, err)
+	require.Equal(t, noted.Disks, boot.Disks)
+
+	// The old side is back. Its agent may not write: the store belongs to another epoch.
+	state, err := w.ReplicaState(w.ctx, "seed", w.vms["db-1"].Machine)
+	require.NoError(t, err)
+	w.Network("db-1").Restore()
+	_, err = w.RunPlan(w.ctx, "shop", "commit", planLimit, func(api.PlanStep) {}, func(string, api.PlanStep) error { return errors.New("no manual step") })
+	require.NoError(t, err)
+	w.await(api.StateCommitted, "db-1", "app-1")
+	after, err := w.ReplicaState(w.ctx, "seed", w.vms["db-1"].Machine)
+	require.NoError(t, err)
+	require.Equal(t, state.Position, after.Position, "nothing is applied any more")
+	require.Greater(t, after.Epoch, ident.Epoch(1))
+	w.prove("seed", "db-1")
+	w.prove("seed", "app-1")
+}
