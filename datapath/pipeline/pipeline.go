@@ -60,7 +60,8 @@ type Config struct {
 // item is a change set on its way.
 type item struct {
 	entry   spool.Entry
-	cached  bool // lies in the cache storage only
+	cached  bool // is read from the cache storage
+	both    bool // lies in the spool and in the cache storage
 	stored  bool
 	summary changeset.Summary
 }
@@ -203,7 +204,7 @@ func (p *Pipeline) run(next func() error) {
 func (p *Pipeline) final(err error) bool {
 	fenced := errors.Is(err, replica.ErrFenced) || errors.Is(err, cachestore.ErrFenced)
 	broken := errors.Is(err, replica.ErrGap) || errors.Is(err, replica.ErrCorrupt) ||
-		errors.Is(err, changeset.ErrCorrupt) || errors.Is(err, spool.ErrNotFound) || errors.Is(err, cachestore.ErrExists)
+		errors.Is(err, changeset.ErrCorrupt) || errors.Is(err, spool.ErrNotFound) || errors.Is(err, cachestore.ErrNotFound) || errors.Is(err, cachestore.ErrExists)
 	if !fenced && !broken {
 		return false
 	}

@@ -62,7 +62,8 @@ func (p *Pipeline) find(ctx context.Context) ([]*item, error) {
 	}
 	var out []*item
 	for _, e := range spooled {
-		out = append(out, &item{entry: e})
+		both := slices.Contains(cached, cachestore.Name{Machine: e.Machine, Seq: e.Seq, Epoch: e.Epoch})
+		out = append(out, &item{entry: e, both: both})
 	}
 	for _, n := range cached {
 		if !slices.ContainsFunc(spooled, func(e spool.Entry) bool { return e.Seq == n.Seq && e.Epoch == n.Epoch }) {
@@ -98,6 +99,11 @@ func (p *Pipeline) read(ctx context.Context, i *item) error {
 	}
 	defer func() { _ = content.Close() }() // only read
 	r, err := changeset.Open(content, content.Size(), p.Keys)
+	if errors.Is(err, changeset.ErrCorrupt) && i.both && !i.cached {
+		p.Logger.Warn("a spooled change set is damaged; the cache storage's copy is used", "machine", p.Machine.String(), "set", i.entry.Seq, "error", err.Error())
+		i.cached, i.stored = true, true
+		return p.read(ctx, i)
+	}
 	if errors.Is(err, changeset.ErrCorrupt) {
 		return fmt.Errorf("change set %d: %w: %w", i.entry.Seq, replica.ErrCorrupt, err)
 	}

@@ -55,6 +55,19 @@ func TestSpoolLostInPart(t *testing.T) {
 	r.whole(4)
 }
 
+func TestDamagedSpoolIsReplacedByTheCache(t *testing.T) {
+	r := newRig(t)
+	r.leave(3)
+	r.halt()
+	files, err := filepath.Glob(filepath.Join(r.dir, "spool", "*", "*.cs"))
+	require.NoError(t, err)
+	require.Len(t, files, 3)
+	require.NoError(t, os.Truncate(files[1], 100)) // the cache has it whole
+	r.restart()
+	r.whole(4)
+	require.Empty(t, r.broken)
+}
+
 // Of two sets in one place the chain tells which one counts.
 func TestStaleSetsAreDropped(t *testing.T) {
 	r := newRig(t)
