@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -16,13 +15,14 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"drover/standalone/temporalserver"
+	"drover/tests/ports"
 )
 
 func address(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	t.Helper()
+	a, err := ports.Free()
 	require.NoError(t, err)
-	defer func() { require.NoError(t, l.Close()) }()
-	return l.Addr().String()
+	return a
 }
 
 func waits(ctx workflow.Context) (string, error) {

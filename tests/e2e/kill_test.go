@@ -93,6 +93,7 @@ func (w *world) booted(name, instance string, r api.ActionResult, since time.Tim
 // TestEveryProcessIsKilled goes through the whole cycle and kills every process
 // with SIGKILL in the middle of its work, some more than once.
 func TestEveryProcessIsKilled(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	names := []string{"db-1", "app-1"}
 

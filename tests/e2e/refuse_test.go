@@ -57,6 +57,7 @@ func (w *world) agentConfig(name string) string {
 
 // TestRefusals tries what must be refused, clearly and before anything changes.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.protect("app-1")
 	w.await(api.StateProtected, "app-1")

@@ -22,6 +22,7 @@ func (w *world) act(args ...string) api.ActionResult {
 
 // TestVerbs goes through what an operator does to single machines.
 func TestVerbs(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.protect("app-1", "db-1")
 	w.await(api.StateProtected, "app-1", "db-1")
@@ -80,6 +81,7 @@ func TestVerbs(t *testing.T) {
 // TestUnplannedFailover: the site's network is gone. The machine comes up from the
 // newest recovery point, what is lost is told, and the old side stays out.
 func TestUnplannedFailover(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.protect("db-1", "app-1")
 	w.await(api.StateProtected, "db-1", "app-1")

@@ -12,6 +12,7 @@ import (
 	"drover/activities/target/local"
 	"drover/datapath/ident"
 	"drover/tests/lab/guest"
+	"drover/tests/ports"
 )
 
 // hypervisorPause is how soon a power switch takes effect.
@@ -219,7 +220,7 @@ func (g *guests) install(m *machine) error {
 	if err := g.cloneState(m, state); err != nil {
 		return err
 	}
-	metrics, err := freeAddress()
+	metrics, err := ports.Free()
 	if err != nil {
 		return err
 	}

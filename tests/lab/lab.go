@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"drover/tests/ports"
 )
 
 // Limits of the lab's own waiting.
@@ -91,7 +93,7 @@ func New(o Options) (*Lab, error) {
 		"temporal", "ui", "vcenter", "config-server", "process-server", "master-target",
 		"temporal-metrics", "config-server-metrics", "process-server-metrics", "master-target-metrics",
 	} {
-		address, err := freeAddress()
+		address, err := ports.Free()
 		if err != nil {
 			return nil, err
 		}
@@ -227,13 +229,4 @@ func (l *Lab) waitFor(ctx context.Context, p *Process, what string, ready func()
 		}
 	}
 	return nil
-}
-
-func freeAddress() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", fmt.Errorf("find a free port: %w", err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String(), nil
 }

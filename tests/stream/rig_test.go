@@ -28,6 +28,7 @@ import (
 	pipe "drover/datapath/stream"
 	"drover/datapath/wire"
 	"drover/datapath/wire/wiretest"
+	"drover/tests/ports"
 )
 
 const (
@@ -102,11 +103,11 @@ func (r *rig) startServer() {
 	})
 	require.NoError(r.t, err)
 	if r.address == "" {
-		r.address = "127.0.0.1:0"
+		r.address, err = ports.Free()
+		require.NoError(r.t, err)
 	}
 	listener, err := net.Listen("tcp", r.address)
 	require.NoError(r.t, err)
-	r.address = listener.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.server.Serve(ctx, listener) }()

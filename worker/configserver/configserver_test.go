@@ -4,7 +4,6 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"drover/datapath/ident"
+	"drover/tests/ports"
 	"drover/worker/config"
 	"drover/worker/configserver"
 	"drover/worker/controlserver/admin"
@@ -24,10 +24,9 @@ const patience = 20 * time.Second
 
 func free(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	a, err := ports.Free()
 	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	return l.Addr().String()
+	return a
 }
 
 // start runs a server until the returned function stops it.

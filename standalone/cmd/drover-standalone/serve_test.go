@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/client"
 
+	"drover/tests/ports"
 	"drover/workflows/api"
 )
 
@@ -39,10 +40,9 @@ func TestMain(m *testing.M) {
 
 func address(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	a, err := ports.Free()
 	require.NoError(t, err)
-	require.NoError(t, l.Close())
-	return l.Addr().String()
+	return a
 }
 
 // site is a configuration file with everything under a temporary folder.
