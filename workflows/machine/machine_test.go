@@ -2,6 +2,7 @@ package machine
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,11 +22,11 @@ import (
 	"drover/workflows/resync"
 )
 
-// world is a machine's entity with everything around it. Its fields are read and
-// written by the test environment's one thread.
+// world is a machine's entity with everything around it.
 type world struct {
 	*testsuite.TestWorkflowEnvironment
 	t        *testing.T
+	mu       sync.Mutex // activities run side by side
 	called   []string
 	fails    map[string]error // by activity, once
 	watching []byte           // token of the replication activity under way
@@ -51,6 +52,8 @@ func newWorld(t *testing.T) *world {
 }
 
 func (w *world) note(name string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.called = append(w.called, name)
 	err := w.fails[name]
 	delete(w.fails, name)
@@ -64,6 +67,8 @@ func reg[In, Out any](w *world, name string, f func(In) Out) {
 			var none Out
 			return none, err
 		}
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		return f(in), nil
 	}, activity.RegisterOptions{Name: name})
 }
@@ -107,6 +112,8 @@ func (w *world) activities() {
 	reg(w, api.ActNotify, func(api.Notification) none { return none{} })
 	// It is left pending: the environment's clock stands while an activity runs.
 	w.RegisterActivityWithOptions(func(ctx context.Context, _ api.ReplicateInput) (api.ReplicateResult, error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		w.called = append(w.called, api.ActReplicate)
 		w.watching = activity.GetInfo(ctx).TaskToken
 		return api.ReplicateResult{}, activity.ErrResultPending

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -40,7 +41,8 @@ func shop() api.Plan {
 type world struct {
 	*testsuite.TestWorkflowEnvironment
 	plan    api.Plan
-	log     []string // what happened, in order
+	mu      sync.Mutex // activities run side by side
+	log     []string   // what happened, in order
 	fails   map[string]int
 	actions []api.MachineActionInput
 }
@@ -62,7 +64,9 @@ func newWorld(plan api.Plan) *world {
 		return api.ActionOutput{}, w.do("webhook " + in.Step)
 	})
 	reg(api.ActMachineAction, func(in api.MachineActionInput) (api.ActionResult, error) {
+		w.mu.Lock()
 		w.actions = append(w.actions, in)
+		w.mu.Unlock()
 		name := strings.Split(in.Request.RequestID, "/")[3]
 		return api.ActionResult{Name: name, Message: "fine"}, w.do(in.Action + " " + name)
 	})
@@ -71,6 +75,8 @@ func newWorld(plan api.Plan) *world {
 
 // do notes what happened; it fails as often as told.
 func (w *world) do(what string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.log = append(w.log, what)
 	if w.fails[what] > 0 {
 		w.fails[what]--
