@@ -46,6 +46,7 @@ type rig struct {
 	disks   []controlapi.Disk
 	ca      *wiretest.CA
 	dial    wire.DialFunc
+	device  string // of the first disk, instead of its image file
 	hooks   *quiesce.Hooks
 
 	server  *server.Server
@@ -79,6 +80,13 @@ func newRig(t *testing.T, sizes ...int64) *rig {
 }
 
 func (r *rig) path(uuid string) string { return filepath.Join(r.dir, "disk-"+uuid) }
+
+func (r *rig) find(uuid string) (string, error) {
+	if r.device != "" && uuid == r.disks[0].BackingUUID {
+		return r.device, nil
+	}
+	return r.path(uuid), nil
+}
 
 func (r *rig) log() *slog.Logger {
 	if testing.Verbose() {
@@ -136,7 +144,7 @@ func (r *rig) startAgent(epoch ident.Epoch) {
 	self := ident.Peer{Role: ident.RoleAgent, Name: r.machine.String()}
 	r.source = session.NewSource(session.Options{
 		Machine: r.machine, Instance: instance, Version: "test", Tracker: scan.New(), Hooks: r.hooks,
-		Find: func(uuid string) (string, error) { return r.path(uuid), nil }, Logger: r.log().With("side", "agent"),
+		Find: r.find, Logger: r.log().With("side", "agent"),
 	})
 	target := session.Target{Epoch: epoch, Address: r.address, TLS: r.ca.Client(self, serverPeer), Dial: r.dial, Disks: r.disks}
 	ctx, cancel := context.WithCancel(context.Background())
