@@ -52,6 +52,9 @@ func (x *session) cut(complete bool) (quiet bool, err error) {
 		x.Logger.Info("the final recovery point is made; the machine stays frozen", "seq", x.position.Seq)
 	}
 	x.showState()
+	if !quiet {
+		x.show(StateStreaming, "no recovery point: "+c.Note)
+	}
 	return quiet, nil
 }
 

@@ -213,7 +213,10 @@ func (m *machine) onStored(s changeset.Summary) {
 	m.s.metrics.sets.WithLabelValues("stored").Inc()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.facts.stored, m.facts.storedTime = s.Position(), sourceTime(s)
+	m.facts.stored = s.Position()
+	if s.Cut.Consistency != ident.NoConsistency { // else it is no point to go back to
+		m.facts.storedTime = sourceTime(s)
+	}
 	m.facts.cacheBytes += s.StoredBytes
 	m.notify()
 	m.signal()
