@@ -123,7 +123,7 @@ func (m *machine) openWriter(ctx context.Context, grant stream.Grant) error {
 	if w, err = m.s.Store.OpenWriter(ctx, grant.Epoch, spec); err != nil {
 		return err
 	}
-	if st := w.State(); !grant.Attached && (st.Generation == 0 || !sameDisks(st.Spec.Disks, spec.Disks)) {
+	if m.wantsGeneration(w, spec.Disks, grant.Attached) {
 		if err := w.BeginGeneration(ctx, spec.Disks, false, nil); err != nil {
 			return errors.Join(err, w.Close())
 		}
@@ -132,6 +132,24 @@ func (m *machine) openWriter(ctx context.Context, grant stream.Grant) error {
 	m.writer = w
 	m.mu.Unlock()
 	return nil
+}
+
+// wantsGeneration reports whether a generation must begin by itself: the first one,
+// unless the disks are attached and must be read for it, which StartBase asks for;
+// and another one where the disks are not those it was begun with, or where it broke
+// off while they were read.
+func (m *machine) wantsGeneration(w replica.Writer, disks []replica.Disk, attached bool) bool {
+	st := w.State()
+	if st.Generation == 0 {
+		return !attached
+	}
+	if !sameDisks(st.Spec.Disks, disks) {
+		return true
+	}
+	return !st.Complete && slices.ContainsFunc(disks, func(d replica.Disk) bool {
+		_, err := w.Leaves(d.ID)
+		return err != nil
+	})
 }
 
 // specOf names the devices of attached disks.
@@ -294,17 +312,30 @@ func (m *machine) close() error {
 	return w.Close()
 }
 
-// watch opens the machine if it is not, and marks it when its agent stays away
-// for longer than the policy allows.
-func (m *machine) watch(ctx context.Context) {
-	if m.op.TryLock() {
-		err := m.open(ctx)
-		if err != nil && ctx.Err() == nil && err.Error() != m.trouble {
-			m.s.Logger.Warn("machine cannot be opened; it is tried again", "machine", m.id.String(), "error", err.Error())
-		}
-		m.trouble = fmt.Sprint(err)
-		m.op.Unlock()
+// ready reports whether the machine takes change sets, or never will again.
+func (m *machine) ready() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.writer != nil && m.pipe != nil || m.fenced != nil
+}
+
+// tryOpen opens the machine unless somebody is at it; it can take as long as reading
+// the disks.
+func (m *machine) tryOpen(ctx context.Context) {
+	if !m.op.TryLock() {
+		return
 	}
+	defer m.op.Unlock()
+	err := m.open(ctx)
+	if err != nil && ctx.Err() == nil && err.Error() != m.trouble {
+		m.s.Logger.Warn("machine cannot be opened; it is tried again", "machine", m.id.String(), "error", err.Error())
+	}
+	m.trouble = fmt.Sprint(err)
+}
+
+// watch marks the machine when its agent stays away for longer than the policy
+// allows, and ends the session of an agent whose certificate was revoked.
+func (m *machine) watch() {
 	m.mu.Lock()
 	limit, w, ses := m.rec.Grant.LossLimit, m.writer, m.session
 	away, allowed := time.Since(m.seen), limit

@@ -178,12 +178,17 @@ func (s *Server) list() []*machine {
 func (s *Server) watch(ctx context.Context) {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
+	var opening sync.WaitGroup
+	defer opening.Wait()
 	for {
 		s.mu.Lock()
 		machines := s.list()
 		s.mu.Unlock()
 		for _, m := range machines {
-			m.watch(ctx)
+			if !m.ready() {
+				opening.Go(func() { m.tryOpen(ctx) })
+			}
+			m.watch()
 		}
 		select {
 		case <-ctx.Done():
