@@ -1,6 +1,9 @@
 # Drover. Two commands do everything: make demo, make test.
 # All they need beside Linux, Go, git and make is installed by `make setup`, which they call.
 
+# The programs are static: they run on any Linux, also from a rescue system.
+export CGO_ENABLED ?= 0
+
 BIN   := build/bin
 TOOLS := build/tools
 
@@ -24,7 +27,7 @@ setup: ## install what the tests need from the system's packages (root on Debian
 .PHONY: build
 build: ## build all programs into build/bin
 	@mkdir -p $(BIN)
-	go build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./starter/cmd/... ./agent/cmd/... ./worker/cmd/... ./tests/lab/cmd/... ./tests/vsim/cmd/...
+	go build -ldflags '$(LDFLAGS)' -o $(BIN)/ ./starter/cmd/... ./agent/cmd/... ./worker/cmd/... ./datapath/cmd/... ./tests/lab/cmd/... ./tests/vsim/cmd/...
 	go build -ldflags '$(LDFLAGS)' -o $(BIN)/drover-demo ./tests/demo
 	cd standalone && go build -ldflags '$(LDFLAGS)' -o ../$(BIN)/ ./cmd/...
 
@@ -37,7 +40,7 @@ test: setup build lint unit e2e ## every test
 
 .PHONY: unit
 unit: ## tests beside the code, with the race detector
-	go test -race -timeout 10m $$(go list ./... | grep -v -e /tests/e2e -e /tests/demo)
+	CGO_ENABLED=1 go test -race -timeout 10m $$(go list ./... | grep -v -e /tests/e2e -e /tests/demo)
 	cd standalone && go test -timeout 10m ./...
 
 .PHONY: e2e

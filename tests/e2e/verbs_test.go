@@ -1,7 +1,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"errors"
+	"os/exec"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -9,6 +12,9 @@ import (
 
 	"drover/activities/target/local"
 	"drover/datapath/ident"
+	"drover/datapath/recover"
+	"drover/tests/lab"
+	"drover/tests/lab/guest"
 	"drover/workflows/api"
 )
 
@@ -76,6 +82,34 @@ func TestVerbs(t *testing.T) {
 	_, err = w.ReplicaState(w.ctx, "seed", w.vms["app-1"].Machine)
 	require.Error(t, err, "its replica is deleted")
 	w.prove("seed", "db-1")
+	w.recoverAlone("db-1")
+}
+
+// recoverAlone gets a machine out of the store when everything else is gone.
+func (w *world) recoverAlone(name string) {
+	w.t.Helper()
+	w.t.Log("everything but the store is gone")
+	for _, p := range []*lab.Process{w.ConfigServer, w.ProcessServer, w.Temporal, w.VSim} {
+		p.Kill()
+	}
+	state, err := w.ReplicaState(w.ctx, "seed", w.vms[name].Machine)
+	require.NoError(w.t, err)
+	point := state.Points[len(state.Points)-1]
+	cmd := exec.CommandContext(w.ctx, filepath.Join(w.Bin, "drover-recover"), "write", name, "--store", w.Path("seed"), "--out", w.Path("recovered"), "--json")
+	out, err := cmd.Output()
+	require.NoError(w.t, err)
+	var disks []recover.Disk
+	require.NoError(w.t, json.Unmarshal(out, &disks))
+	noted, err := w.NotedAt(name, point.Position)
+	require.NoError(w.t, err)
+	require.Len(w.t, disks, len(noted.Disks))
+	for _, d := range disks {
+		sum, err := guest.Digest(d.Path)
+		require.NoError(w.t, err)
+		require.Equal(w.t, noted.Disks[d.ID.String()], sum)
+		_, err = lab.CheckFS(w.ctx, d.Path)
+		require.NoError(w.t, err)
+	}
 }
 
 // TestUnplannedFailover: the site's network is gone. The machine comes up from the

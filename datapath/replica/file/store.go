@@ -71,6 +71,18 @@ func Open(dir string) (*Store, error) {
 	return s, nil
 }
 
+// IsStore gives an error unless the directory is a replica store; it makes nothing.
+func IsStore(dir string) error {
+	info, err := os.Stat(filepath.Join(dir, machinesDir))
+	if err == nil && info.IsDir() {
+		return nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fmt.Errorf("%s is not a replica store: it has no directory %s", dir, machinesDir)
+}
+
 // Close ends the use of the store. Writers and readers are closed by their owners.
 func (s *Store) Close() error { return nil }
 

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"drover/datapath/changeset"
+	"drover/datapath/ident"
+	"drover/datapath/recover"
+	"drover/datapath/replica"
+	"drover/datapath/replica/file"
+	"drover/datapath/replica/replicatest"
+)
+
+func run(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	c := command()
+	c.SetArgs(args)
+	c.SetOut(&out)
+	c.SetErr(&out)
+	err := c.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+func TestFromAStoreAlone(t *testing.T) {
+	dir, out := t.TempDir(), t.TempDir()
+	s, err := file.Open(dir)
+	require.NoError(t, err)
+	m := ident.NewMachineID("vc", "vm")
+	w, err := s.OpenWriter(t.Context(), 1, replica.Spec{Machine: m, Name: "db-1", Disks: []replica.Disk{
+		{Disk: changeset.Disk{ID: ident.NewDiskID(m, "a"), Size: 1 << 20}, Name: "Hard disk 1"},
+	}})
+	require.NoError(t, err)
+	require.NoError(t, w.BeginGeneration(t.Context(), w.State().Spec.Disks, false, nil))
+	data := replicatest.Pattern(1, 8192)
+	_, err = w.Apply(t.Context(), replicatest.After(w.State(), changeset.Base).Write(0, 0, data).Cut(replicatest.Complete()))
+	require.NoError(t, err)
+	require.NoError(t, w.Close())
+
+	text, err := run(t, "machines", "--store", dir)
+	require.NoError(t, err)
+	require.Contains(t, text, "db-1")
+	text, err = run(t, "points", "db-1", "--store", dir)
+	require.NoError(t, err)
+	require.Contains(t, text, "crash")
+	text, err = run(t, "write", "db-1", "--store", dir, "--out", out, "--json")
+	require.NoError(t, err)
+	var disks []recover.Disk
+	require.NoError(t, json.Unmarshal([]byte(text[bytes.IndexByte([]byte(text), '['):]), &disks))
+	b, err := os.ReadFile(disks[0].Path)
+	require.NoError(t, err)
+	require.True(t, bytes.HasPrefix(b, data))
+	require.Len(t, b, 1<<20)
+}
+
+func TestWhatIsNoStoreIsLeftAlone(t *testing.T) {
+	dir := t.TempDir()
+	_, err := run(t, "machines", "--store", dir)
+	require.ErrorContains(t, err, "not a replica store")
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	require.Empty(t, left)
+	_, err = run(t, "machines")
+	require.ErrorContains(t, err, "store")
+}
