@@ -34,7 +34,9 @@ func (h *Host) Base(ctx context.Context, in api.BaseInput) (api.Transfer, error)
 	b := &base{Host: h, in: in, mark: lastPulse(ctx).Base}
 	ctx, stop := h.beating(ctx, in.Machine, b.heartbeatMark)
 	defer stop()
-	if err := h.grantIfNeeded(ctx, in.GrantInput); err != nil {
+	// Granting again changes nothing, and makes a server that has just started open
+	// the replica: only then its status says where the base stands.
+	if err := h.grant(ctx, in.GrantInput); err != nil {
 		return api.Transfer{}, h.ended(ctx, err, "begin the base pass of %s", in.Name)
 	}
 	if err := b.begin(ctx); err != nil {
@@ -64,7 +66,7 @@ func (b *base) begin(ctx context.Context) error {
 		return nil
 	}
 	mark := &baseMark{Wanted: st.Generation}
-	if b.in.NewGeneration && st.Complete {
+	if b.in.NewGeneration && (st.Complete || st.Generation == 0) {
 		mark.Wanted++
 	}
 	b.mu.Lock()
