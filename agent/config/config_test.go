@@ -54,3 +54,13 @@ func TestRefuses(t *testing.T) {
 	_, err := Load(filepath.Join(t.TempDir(), "none.yaml"))
 	require.ErrorContains(t, err, "none.yaml")
 }
+
+func TestExample(t *testing.T) {
+	text, err := os.ReadFile("../../docs/examples/agent.yaml")
+	require.NoError(t, err)
+	file := filepath.Join(t.TempDir(), "agent.yaml")
+	require.NoError(t, os.WriteFile(file, append(text, "instance: i-1 # not every test machine has one\n"...), 0o600))
+	c, err := Load(file)
+	require.NoError(t, err)
+	require.NotEmpty(t, c.Quiesce.Pre)
+}

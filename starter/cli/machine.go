@@ -79,7 +79,7 @@ func printResult(w io.Writer, r api.ActionResult) {
 		_, _ = fmt.Fprintf(w, "  RPO %s, RTO %s, lost %s\n", r.RPO, r.RTO, r.Loss)
 	}
 	if t := r.Transfer; t != nil {
-		_, _ = fmt.Fprintf(w, "  moved %s of data for %s of disk in %s\n", size(t.DataBytes), size(t.DiskBytes), t.Took)
+		_, _ = fmt.Fprintf(w, "  moved %s of data for %s of disk in %s\n", size(t.DataBytes), size(t.DiskBytes), t.Took.D().Round(100*time.Millisecond))
 	}
 }
 

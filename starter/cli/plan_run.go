@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -210,7 +211,7 @@ func printPlan(w io.Writer, id string, s api.PlanStatus) {
 		t.AppendRow(table.Row{step.ID, step.Kind, step.State, took, step.By, firstLine(step.Message)})
 	}
 	t.Render()
-	if s.RTO != 0 {
+	if s.RTO != 0 && slices.Contains([]api.PlanKind{api.PlanTest, api.PlanPlanned, api.PlanUnplanned, api.PlanFailback}, s.Kind) {
 		_, _ = fmt.Fprintf(w, "RTO of the whole: %s\n", s.RTO.D().Round(100*time.Millisecond))
 	}
 	if s.Message != "" {

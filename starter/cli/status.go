@@ -177,7 +177,7 @@ func printDetails(w io.Writer, l machineLine) {
 		_, _ = fmt.Fprintf(w, "disk %s, %s (%s)\n", d.Label, size(d.Size), d.ID)
 	}
 	for _, t := range m.Transfers {
-		_, _ = fmt.Fprintf(w, "%s moved %s of data for %s of disk in %s\n", t.Cause, size(t.DataBytes), size(t.DiskBytes), t.Took)
+		_, _ = fmt.Fprintf(w, "%s moved %s of data for %s of disk in %s\n", t.Cause, size(t.DataBytes), size(t.DiskBytes), t.Took.D().Round(100*time.Millisecond))
 	}
 	if m.Test != nil {
 		_, _ = fmt.Fprintf(w, "test failover of %s: %s, cleaned up: %t\n", m.Test.Started.Local().Format(time.DateTime), m.Test.Verdict, m.Test.Cleaned)

@@ -71,6 +71,13 @@ func TestProcessServer(t *testing.T) {
 	require.Equal(t, filepath.Join(dir, "secrets", "mt-1.token"), c.TokenFile)
 }
 
+func TestExamples(t *testing.T) {
+	_, err := LoadConfigServer("../../docs/examples/config-server.yaml")
+	require.NoError(t, err)
+	_, err = LoadProcessServer("../../docs/examples/process-server.yaml")
+	require.NoError(t, err)
+}
+
 func TestDefaults(t *testing.T) {
 	file, _ := write(t, configServer)
 	c, err := LoadConfigServer(file)
