@@ -66,6 +66,9 @@ func (t *Tracker) Learn(ctx context.Context, disk int, p tracker.Progress) (chec
 		return nil
 	})
 	if err != nil {
+		for i := range s.unknown { // half of what is known is old, half is new
+			s.unknown[i] = ^uint64(0)
+		}
 		return nil, fmt.Errorf("learn the checksums of disk %s: %w", s.disk.ID, err)
 	}
 	return s.sums, nil

@@ -238,6 +238,20 @@ func TestLearnAgain(t *testing.T) {
 	require.Empty(t, r.pass())
 }
 
+// A Learn that broke off leaves no block that a pass would pass over.
+func TestLearnThatFails(t *testing.T) {
+	r := newRig(t, 4*mega)
+	r.fill(0, 2*mega, 7)
+	r.pass()
+	r.fill(0, mega, 0) // zero on the disk, and not in the replica
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := r.scan.Learn(ctx, 0, nil)
+	require.ErrorIs(t, err, context.Canceled)
+	r.pass()
+	require.True(t, bytes.Equal(r.image(), r.replica))
+}
+
 func TestBeginForgetsEverything(t *testing.T) {
 	r := newRig(t, mega)
 	r.fill(0, block, 1)
