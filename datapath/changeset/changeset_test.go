@@ -213,3 +213,29 @@ func FuzzOpen(f *testing.F) {
 	f.Add([]byte("DRVC"))
 	f.Fuzz(func(_ *testing.T, b []byte) { _, _, _ = readAll(b, testKeys) })
 }
+
+func TestLimits(t *testing.T) {
+	h := testHeader()
+	h.Disks[0].Size = MaxDiskSize
+	w, err := NewWriter(io.Discard, h, testKey, Options{})
+	require.NoError(t, err)
+	zero := Extent{Length: 4096, Zero: true}
+	for range MaxExtents {
+		if err = w.Add(zero); err != nil {
+			break
+		}
+	}
+	if err == nil {
+		err = w.Add(zero)
+	}
+	require.ErrorIs(t, err, ErrTooLarge, "extents, or the index that describes them")
+
+	w, err = NewWriter(io.Discard, h, testKey, Options{})
+	require.NoError(t, err)
+	full := extent(0, 0, make([]byte, MaxExtentBytes))
+	for range MaxBytes / MaxExtentBytes {
+		require.NoError(t, w.Add(full))
+	}
+	require.ErrorIs(t, w.Add(full), ErrTooLarge, "data")
+	require.NoError(t, w.Add(zero), "what fits still does")
+}

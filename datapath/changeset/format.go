@@ -20,6 +20,8 @@ import (
 var (
 	// ErrCorrupt: the file is not what was written.
 	ErrCorrupt = errors.New("change set is damaged")
+	// ErrTooLarge: a change set would grow beyond what one may hold.
+	ErrTooLarge = errors.New("change set is too large")
 	// ErrKey: the data key is missing, or is not the one it was written with.
 	ErrKey = errors.New("change set cannot be decrypted")
 )

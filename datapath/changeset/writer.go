@@ -81,11 +81,11 @@ func (w *Writer) Add(e Extent) error {
 	}
 	switch s := &w.summary; {
 	case s.Extents >= MaxExtents:
-		return fmt.Errorf("change set %d: more than %d extents", w.header.Seq, MaxExtents)
+		return fmt.Errorf("%w: %d with more than %d extents", ErrTooLarge, w.header.Seq, MaxExtents)
 	case !e.Zero && s.PlainBytes+e.Length > MaxBytes:
-		return fmt.Errorf("change set %d: more than %d bytes of data", w.header.Seq, int64(MaxBytes))
+		return fmt.Errorf("%w: %d with more than %d bytes of data", ErrTooLarge, w.header.Seq, int64(MaxBytes))
 	case len(w.index)+entryBytes+8*len(e.Sums) > maxIndex:
-		return fmt.Errorf("change set %d: index of more than %d bytes", w.header.Seq, maxIndex)
+		return fmt.Errorf("%w: %d with an index of more than %d bytes", ErrTooLarge, w.header.Seq, maxIndex)
 	}
 	en := entry{Extent: e}
 	if e.Zero {

@@ -135,7 +135,11 @@ func (x *session) add(e changeset.Extent) error {
 		return refuse(wire.CodeBadFrame, 0, "range %d+%d of disk %d is not of whole blocks", e.Offset, e.Length, e.Disk)
 	}
 	x.open.extents++
-	if err := x.open.w.Add(e); err != nil {
+	err := x.open.w.Add(e)
+	if errors.Is(err, changeset.ErrTooLarge) {
+		return refuse(wire.CodeBadFrame, 0, "%v", err)
+	}
+	if err != nil {
 		return x.spoolError(err)
 	}
 	return nil
