@@ -36,5 +36,6 @@ func All() []Named {
 		{api.WorkflowDiscovery, discovery.Workflow},
 		{api.WorkflowVault, vault.Workflow},
 		{api.WorkflowListPoints, points.List},
+		{api.WorkflowCheckPlan, plan.Check},
 	}
 }

@@ -69,7 +69,7 @@ func New(c Config) (*Activities, error) {
 
 // Activities gives them by the names of the workflow API.
 func (a *Activities) Activities() map[string]any {
-	return map[string]any{api.ActScript: a.Script, api.ActWebhook: a.Webhook}
+	return map[string]any{api.ActCheckActions: a.Check, api.ActScript: a.Script, api.ActWebhook: a.Webhook}
 }
 
 func invalid(format string, args ...any) error {
@@ -78,6 +78,33 @@ func invalid(format string, args ...any) error {
 
 func failedAction(cause error, format string, args ...any) error {
 	return temporal.NewApplicationErrorWithCause(fmt.Sprintf(format, args...), api.CodeActionFailed, cause)
+}
+
+// Check says which actions could not be run here, and why. It runs nothing.
+func (a *Activities) Check(_ context.Context, actions []api.LocatedAction) ([]api.FieldError, error) {
+	var wrong []api.FieldError
+	for _, l := range actions {
+		switch {
+		case l.Action.Script != nil:
+			if _, err := a.script(l.Action.Script.File); err != nil {
+				wrong = append(wrong, api.FieldError{Path: l.Path + ".script.file", Reason: reason(err)})
+			}
+		case l.Action.Webhook != nil:
+			if !a.allowed(l.Action.Webhook.URL) {
+				wrong = append(wrong, api.FieldError{Path: l.Path + ".webhook.url", Reason: "the configuration server's webhooks.allow does not list it"})
+			}
+		}
+	}
+	return wrong, nil
+}
+
+// reason is an application error's own message.
+func reason(err error) string {
+	var app *temporal.ApplicationError
+	if errors.As(err, &app) {
+		return app.Message()
+	}
+	return err.Error()
 }
 
 // Script runs a script to its end. It fails with the end of the output when the

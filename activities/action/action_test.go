@@ -132,3 +132,21 @@ func requireCode(t *testing.T, err error, code string) {
 	require.ErrorAs(t, err, &app)
 	require.Equal(t, code, app.Type(), app.Error())
 }
+
+func TestCheckRunsNothing(t *testing.T) {
+	a, dir := newActions(t, "https://hooks/")
+	script(t, dir, "ok", "touch ran", 0o700)
+	wrong, err := a.Check(t.Context(), []api.LocatedAction{
+		{Path: "before[0]", Action: api.PlanAction{Script: &api.ScriptAction{File: "ok"}}},
+		{Path: "before[1]", Action: api.PlanAction{Script: &api.ScriptAction{File: "absent"}}},
+		{Path: "after[0]", Action: api.PlanAction{Webhook: &api.WebhookAction{URL: "https://hooks/x"}}},
+		{Path: "after[1]", Action: api.PlanAction{Webhook: &api.WebhookAction{URL: "https://elsewhere/"}}},
+		{Path: "after[2]", Action: api.PlanAction{Manual: &api.ManualAction{}}},
+	})
+	require.NoError(t, err)
+	require.Len(t, wrong, 2)
+	require.Equal(t, "before[1].script.file", wrong[0].Path)
+	require.Contains(t, wrong[0].Reason, "absent is not in the script directory")
+	require.Equal(t, "after[1].webhook.url", wrong[1].Path)
+	require.NoFileExists(t, filepath.Join(dir, "ran"))
+}

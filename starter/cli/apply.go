@@ -1,12 +1,14 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
 
+	"drover/starter/spec"
 	"drover/workflows/api"
 )
 
@@ -15,6 +17,8 @@ import (
 type document struct {
 	name, update string
 	input        any
+	// check says what the server knows to be wrong with it, beyond the file; nil checks nothing.
+	check func(context.Context) ([]api.FieldError, error)
 }
 
 // applyCommand keeps a file's policy or plan in the vault.
@@ -37,6 +41,12 @@ func (a *app) applyCommand(noun, example, more string, read func(file string) (d
 			}
 			if err := a.connect(cmd.Context()); err != nil {
 				return err
+			}
+			if d.check != nil {
+				wrong, err := d.check(cmd.Context())
+				if err = errors.Join(err, spec.Locate(file, wrong)); err != nil {
+					return err
+				}
 			}
 			r, err := update[api.ApplyResult](cmd.Context(), a, api.VaultID, d.update, d.input)
 			if err != nil {

@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
+	"go.temporal.io/sdk/client"
 
 	"drover/starter/spec"
 	"drover/workflows/api"
@@ -31,8 +34,29 @@ func (a *app) planApplyCommand() *cobra.Command {
 	return a.applyCommand("plan", "shop.yaml", "Runs that are under way keep the plan they began with.",
 		func(file string) (document, error) {
 			p, err := spec.ReadPlan(file)
-			return document{p.Name, api.VaultApplyPlan, api.ApplyPlan{Plan: p, By: by()}}, err
+			check := func(ctx context.Context) ([]api.FieldError, error) { return a.checkPlan(ctx, p) }
+			return document{p.Name, api.VaultApplyPlan, api.ApplyPlan{Plan: p, By: by()}, check}, err
 		})
+}
+
+// checkTimeout bounds the look at a plan's scripts.
+const checkTimeout = 30 * time.Second
+
+// checkPlan has the configuration server look whether the plan's scripts are there.
+func (a *app) checkPlan(ctx context.Context, p api.Plan) ([]api.FieldError, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	run, err := a.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
+		ID: "check-plan-" + uuid.NewString(), TaskQueue: api.ControlQueue, WorkflowExecutionTimeout: checkTimeout,
+	}, api.WorkflowCheckPlan, p)
+	if err != nil {
+		return nil, err
+	}
+	var wrong []api.FieldError
+	if err := run.Get(ctx, &wrong); err != nil {
+		return nil, fmt.Errorf("check the scripts of plan %s: %w", p.Name, err)
+	}
+	return wrong, nil
 }
 
 func (a *app) planListCommand() *cobra.Command {

@@ -21,7 +21,7 @@ func (a *app) policyApplyCommand() *cobra.Command {
 	return a.applyCommand("policy", "gold.yaml", "Machines take a changed policy with drover set-policy.",
 		func(file string) (document, error) {
 			p, err := spec.ReadPolicy(file)
-			return document{p.Name, api.VaultApplyPolicy, api.ApplyPolicy{Policy: p, By: by()}}, err
+			return document{p.Name, api.VaultApplyPolicy, api.ApplyPolicy{Policy: p, By: by()}, nil}, err
 		})
 }
 

@@ -60,6 +60,24 @@ func ReadPlan(path string) (api.Plan, error) {
 	return p, err
 }
 
+// Locate gives an error that says where in the file each of the fields is; nil when
+// there are none.
+func Locate(path string, wrong []api.FieldError) error {
+	if len(wrong) == 0 {
+		return nil
+	}
+	file, err := parser.ParseFile(path, 0)
+	if err != nil || len(file.Docs) == 0 {
+		return fmt.Errorf("%s: %w", path, wrong[0])
+	}
+	out := &Error{}
+	for _, f := range wrong {
+		line, column := place(file.Docs[0].Body, f.Path)
+		out.Problems = append(out.Problems, Problem{path, line, column, f.Error()})
+	}
+	return out
+}
+
 func read(path string, into any, validate func() []api.FieldError) error {
 	info, err := os.Stat(path)
 	if err == nil && info.Size() > MaxFile {
@@ -86,16 +104,7 @@ func read(path string, into any, validate func() []api.FieldError) error {
 		}
 		return &Error{[]Problem{p}}
 	}
-	wrong := validate()
-	if len(wrong) == 0 {
-		return nil
-	}
-	out := &Error{}
-	for _, f := range wrong {
-		line, column := place(file.Docs[0].Body, f.Path)
-		out.Problems = append(out.Problems, Problem{path, line, column, f.Error()})
-	}
-	return out
+	return Locate(path, validate())
 }
 
 // problem takes the place and the reason out of the library's error.

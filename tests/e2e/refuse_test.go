@@ -80,6 +80,8 @@ func TestRefusals(t *testing.T) {
 
 	require.Contains(t, w.refused(2, "plan", "apply", "-f", w.write("bad.yaml", "name: p\ngroups:\n  - name: g\n    machines: [{name: app-1}, {name: app-1}]\n", 0o600)), "bad.yaml:4")
 	require.Contains(t, w.refused(2, "plan", "apply", "-f", w.write("bad.yaml", "name: p\ncolour: red\n", 0o600)), "bad.yaml:2")
+	require.Contains(t, w.refused(2, "plan", "apply", "-f", w.write("bad.yaml",
+		"name: p\nbefore:\n  - name: a\n    script: {file: absent.sh}\ngroups:\n  - {name: g, machines: [{name: app-1}]}\n", 0o600)), "bad.yaml:4")
 	require.Contains(t, w.refused(2, "policy", "apply", "-f", w.write("bad.yaml", "name: p\ncutInterval: soon\n", 0o600)), "bad.yaml:2")
 	require.Contains(t, strings.ToLower(w.refused(4, "points", "nobody")), "nobody")
 	out := w.refused(3, "commit", "app-1")

@@ -50,6 +50,8 @@ const (
 	ActStopMachine   = "target.StopMachine"   // TargetRef
 	ActDeleteMachine = "target.DeleteMachine" // TargetRef: all that carries its tags
 
+	ActCheckActions = "action.Check" // []LocatedAction -> []FieldError: what could not be run, without running it
+
 	ActScript  = "action.Script"  // ScriptInput -> ActionOutput
 	ActWebhook = "action.Webhook" // WebhookInput -> ActionOutput
 	ActNotify  = "notify.Send"    // Notification

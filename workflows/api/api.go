@@ -27,6 +27,7 @@ const (
 	WorkflowDiscovery          = "Discovery"
 	WorkflowVault              = "Vault"
 	WorkflowListPoints         = "ListPoints"
+	WorkflowCheckPlan          = "CheckPlan" // Plan -> []FieldError: what would be refused
 	WorkflowResyncWindow       = "ResyncWindow"
 )
 

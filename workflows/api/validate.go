@@ -168,6 +168,29 @@ func ValidatePlan(p Plan) []FieldError {
 	return c.errs
 }
 
+// LocatedAction is an action with its place in the plan.
+type LocatedAction struct {
+	Path   string     `json:"path"` // e.g. "groups[1].after[0]"
+	Action PlanAction `json:"action"`
+}
+
+// Actions lists the plan's actions in the order in which they run.
+func (p Plan) Actions() []LocatedAction {
+	var out []LocatedAction
+	add := func(at string, actions []PlanAction) {
+		for i, a := range actions {
+			out = append(out, LocatedAction{fmt.Sprintf("%s[%d]", at, i), a})
+		}
+	}
+	add("before", p.Before)
+	for i, g := range p.Groups {
+		add(fmt.Sprintf("groups[%d].before", i), g.Before)
+		add(fmt.Sprintf("groups[%d].after", i), g.After)
+	}
+	add("after", p.After)
+	return out
+}
+
 func (c *checker) actions(at string, actions []PlanAction) int {
 	names := map[string]bool{}
 	for i, a := range actions {

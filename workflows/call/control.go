@@ -61,6 +61,11 @@ func AwaitAgent(ctx workflow.Context, in api.AwaitAgentInput, limit time.Duratio
 	return run[api.AgentInfo](ctx, api.ActAwaitAgent, o, in)
 }
 
+// CheckActions says which actions of a plan could not be run here, and why.
+func CheckActions(ctx workflow.Context, actions []api.LocatedAction) ([]api.FieldError, error) {
+	return run[[]api.FieldError](ctx, api.ActCheckActions, control(), actions)
+}
+
 // Script runs a plan's script. A try that ran out of time is tried again only
 // when the plan says so.
 func Script(ctx workflow.Context, in api.ScriptInput, timeout time.Duration, retries int) (api.ActionOutput, error) {

@@ -238,6 +238,9 @@ func (r *run) compile(ctx workflow.Context) error {
 		r.actions(at+"/after", i, g.After)
 	}
 	r.actions("after", len(p.Groups), p.After)
+	if err := r.checkActions(ctx, p); err != nil {
+		return fault.Wrap(codeOf(err), err, "plan %s: %s", p.Name, fault.Message(err))
+	}
 	return nil
 }
 

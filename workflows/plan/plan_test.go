@@ -57,6 +57,14 @@ func newWorld(plan api.Plan) *world {
 		}
 		return api.VaultMember{Machine: ident.NewMachineID("v", name), Name: name}, nil
 	})
+	reg(api.ActCheckActions, func(actions []api.LocatedAction) (wrong []api.FieldError, _ error) {
+		for _, a := range actions {
+			if a.Action.Script != nil && a.Action.Script.File == "absent.sh" {
+				wrong = append(wrong, api.FieldError{Path: a.Path + ".script.file", Reason: "script absent.sh is not in the script directory"})
+			}
+		}
+		return wrong, nil
+	})
 	reg(api.ActScript, func(in api.ScriptInput) (api.ActionOutput, error) {
 		return api.ActionOutput{Output: "said"}, w.do("script " + in.Step)
 	})
@@ -241,4 +249,27 @@ func TestUpdatesAreRefusedWhenTheyDoNotFit(t *testing.T) {
 	require.Equal(t, api.CodeInvalid, fault.Code(wrong.err))
 	require.Equal(t, api.CodeNotInState, fault.Code(early.err))
 	require.NoError(t, right.err)
+}
+
+func TestNothingStartsWhenAScriptIsMissing(t *testing.T) {
+	plan := shop()
+	plan.Groups[0].After = nil // nobody is there to approve
+	plan.After = append(plan.After, api.PlanAction{Name: "late", Script: &api.ScriptAction{File: "absent.sh"}, On: []api.PlanKind{api.PlanPlanned}})
+	w := newWorld(plan)
+	w.ExecuteWorkflow(Workflow, api.PlanRunInput{Plan: "shop", Kind: api.PlanPlanned})
+	require.Equal(t, api.CodeInvalid, fault.Code(w.GetWorkflowError()))
+	require.ErrorContains(t, w.GetWorkflowError(), "after[1].script.file: script absent.sh is not in the script directory; nothing was started")
+	require.Empty(t, w.log)
+
+	other := newWorld(plan)
+	other.ExecuteWorkflow(Workflow, api.PlanRunInput{Plan: "shop", Kind: api.PlanTest})
+	require.NoError(t, other.GetWorkflowError(), "a drill does not need the script of the failover")
+
+	check := newWorld(plan)
+	check.RegisterWorkflow(Check)
+	check.ExecuteWorkflow(Check, plan)
+	require.NoError(t, check.GetWorkflowError())
+	var wrong []api.FieldError
+	require.NoError(t, check.GetWorkflowResult(&wrong))
+	require.Equal(t, "after[1].script.file", wrong[0].Path)
 }
