@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
-	"net"
 	"os"
 	"strings"
 	"time"
 
-	"drover/agent/controlapi"
 	"drover/agent/enrol"
 	"drover/datapath/ident"
 	"drover/worker/config"
@@ -45,21 +42,20 @@ func enrolOnce(ctx context.Context, c *config.ProcessServer, log *slog.Logger) (
 	if c.TokenFile == "" {
 		return nil, fmt.Errorf("%s is not enrolled and the configuration names no tokenFile: issue a token with `drover-config-server token --role %s --name %s`", c.Name, c.Role, c.Name)
 	}
-	token, err := os.ReadFile(c.TokenFile)
+	token, err := enrol.ReadToken(c.TokenFile)
 	if err != nil {
 		return nil, fmt.Errorf("enrol %s: read the token: %w; issue one with `drover-config-server token --role %s --name %s`", c.Name, err, c.Role, c.Name)
 	}
 	for pause := enrolFirst; ; pause = min(2*pause, enrolMost) {
 		id, err := enrol.Enrol(ctx, enrol.Options{
-			Server: c.ConfigServer, Token: strings.TrimSpace(string(token)), StateDir: c.State,
+			Server: c.ConfigServer, Token: token, StateDir: c.State,
 			Instance: instance(c), Version: service.Version(), DataAddress: c.Advertise,
 		})
 		if err == nil {
 			log.Info("enrolled", "peer", id.Peer.String(), "expires", id.Expires())
 			return id, nil
 		}
-		var refused *controlapi.Error
-		if errors.As(err, &refused) || !transient(err) {
+		if !enrol.Transient(err) {
 			return nil, fmt.Errorf("enrol %s: %w", c.Name, err)
 		}
 		log.Warn("not enrolled yet; trying again", "error", err.Error(), "pause", pause.String())
@@ -69,13 +65,6 @@ func enrolOnce(ctx context.Context, c *config.ProcessServer, log *slog.Logger) (
 		case <-time.After(pause):
 		}
 	}
-}
-
-// transient reports whether the configuration server could not be reached, as
-// opposed to being the wrong one.
-func transient(err error) bool {
-	var network *net.OpError
-	return errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // dmiUUID is where Linux shows the machine's hardware uuid.

@@ -15,7 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"drover/agent/config"
-	"drover/agent/enrol"
+	"drover/agent/controlapi"
 	"drover/agent/proxy"
 	"drover/agent/run"
 )
@@ -91,7 +91,7 @@ func enrolCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		id, err := run.Enrol(ctx, c.ConfigServer, c.TokenFile, c.State, c.Instance, versionText(), enrol.Options{Dial: dial})
+		id, err := run.Enrol(ctx, c, versionText(), controlapi.Dial(dial))
 		if err != nil {
 			return err
 		}

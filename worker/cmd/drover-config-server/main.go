@@ -3,9 +3,7 @@
 package main
 
 import (
-	"context"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,15 +15,7 @@ import (
 	"drover/worker/service"
 )
 
-func main() {
-	ctx, stop := service.Context(context.Background())
-	err := command().ExecuteContext(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "drover-config-server:", err)
-		os.Exit(1)
-	}
-}
+func main() { service.Main(command()) }
 
 func command() *cobra.Command {
 	root := &cobra.Command{
@@ -35,7 +25,7 @@ func command() *cobra.Command {
 			"agents where to replicate, and runs the workflows of the vault on Temporal.",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(serveCommand(), tokenCommand(), revokeCommand(), statusCommand(), versionCommand())
+	root.AddCommand(serveCommand(), tokenCommand(), revokeCommand(), statusCommand(), service.VersionCommand())
 	return root
 }
 
@@ -176,14 +166,4 @@ func statusCommand() *cobra.Command {
 	cmd.Flags().StringVar(&state, "state", "", "state directory of the running server")
 	_ = cmd.MarkFlagRequired("state") // the flag is there
 	return cmd
-}
-
-func versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), service.Version())
-			return err
-		},
-	}
 }

@@ -2,10 +2,6 @@
 package main
 
 import (
-	"context"
-	"fmt"
-	"os"
-
 	"github.com/spf13/cobra"
 
 	"drover/worker/config"
@@ -13,15 +9,7 @@ import (
 	"drover/worker/service"
 )
 
-func main() {
-	ctx, stop := service.Context(context.Background())
-	err := command().ExecuteContext(ctx)
-	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "drover-process-server:", err)
-		os.Exit(1)
-	}
-}
+func main() { service.Main(command()) }
 
 func command() *cobra.Command {
 	root := &cobra.Command{
@@ -32,13 +20,7 @@ func command() *cobra.Command {
 			"original disks attached to it.",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(serveCommand(), &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), service.Version())
-			return err
-		},
-	})
+	root.AddCommand(serveCommand(), service.VersionCommand())
 	return root
 }
 
