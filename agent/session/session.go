@@ -45,6 +45,7 @@ type session struct {
 	pinged time.Time
 	offset time.Duration // add it to our clock for the server's
 
+	pack    *packer
 	set     *openSet
 	fixed   bool // the open set may not be ended: its number was promised
 	emitted int64
@@ -74,6 +75,9 @@ func (s *Source) Run(ctx context.Context, t Target) error {
 	x.wg.Wait()
 	stop()
 	_ = conn.Close()
+	if x.pack != nil {
+		x.pack.close()
+	}
 	x.breakOff()
 	if cause := context.Cause(x.ctx); cause != nil && ctx.Err() == nil && errors.Is(err, context.Canceled) {
 		err = cause
@@ -89,6 +93,7 @@ func (x *session) run() error {
 	if err := x.greet(); err != nil {
 		return err
 	}
+	x.pack = newPacker(x.conn, x.welcome.Codec, x.welcome.Adapt)
 	x.wg.Add(2)
 	go func() { defer x.wg.Done(); x.cancel(x.read()) }()
 	go func() { defer x.wg.Done(); x.ping() }()

@@ -73,10 +73,7 @@ func (x *session) emit(e changeset.Extent) error {
 	}
 	// Noted before it is sent: what may have arrived is read again if the set breaks off.
 	x.note(e)
-	if e.Zero {
-		return x.conn.Send(&wire.Zero{Disk: e.Disk, Offset: e.Offset, Length: e.Length})
-	}
-	return x.conn.Send(&wire.Data{Extent: e})
+	return x.pack.add(e, x.Tracker.Hashed())
 }
 
 // full reports whether the extent belongs into the next set.
@@ -117,7 +114,11 @@ func (x *session) end(c changeset.Cut) error {
 	x.mu.Lock()
 	x.pending = set.sent
 	x.mu.Unlock()
-	if err := x.conn.Send(&wire.End{Seq: set.seq, Extents: set.extents, Cut: c}); err != nil {
+	times, err := x.pack.drain()
+	if err != nil {
+		return err
+	}
+	if err := x.conn.Send(&wire.End{Seq: set.seq, Extents: set.extents, Cut: c, Times: times}); err != nil {
 		return err
 	}
 	select {

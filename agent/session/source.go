@@ -5,6 +5,7 @@
 //	base.go     copying and comparing
 //	cut.go      making a recovery point
 //	set.go      one change set on the wire, and what became of it
+//	pack.go     extents become chunks: gathered, encoded, sent in order
 package session
 
 import (

@@ -6,6 +6,7 @@ package tracker
 import (
 	"context"
 	"errors"
+	"time"
 
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
@@ -51,4 +52,6 @@ type Tracker interface {
 	Pass(ctx context.Context, disk int, emit Emit, p Progress) error
 	// Forget says that the replica may not have the range after all.
 	Forget(disk int, r checksum.Range)
+	// Hashed is the time spent for checksums since the last call.
+	Hashed() time.Duration
 }

@@ -8,16 +8,19 @@ package changeset
 import (
 	"time"
 
+	"drover/datapath/codec"
+	"drover/datapath/compress"
 	"drover/datapath/ident"
 )
 
 // Limits that a reader checks before it allocates.
 const (
-	MaxDisks       = 64              // disks of one machine
-	MaxExtentBytes = 1 << 20         // data of one extent, plain
-	MaxBytes       = 1 << 30         // plain data of one change set; more is cut into several base sets
-	MaxExtents     = 4 << 20         // extents of one change set
-	MaxDiskSize    = int64(64) << 40 // 64 TiB
+	MaxDisks       = 64                // disks of one machine
+	MaxExtentBytes = compress.MaxPlain // data of one extent, and of one chunk, plain
+	MaxBytes       = 1 << 30           // plain data of one change set; more is cut into several base sets
+	MaxExtents     = 4 << 20           // extents of one change set
+	MaxChunk       = 512               // extents of one chunk
+	MaxDiskSize    = int64(64) << 40   // 64 TiB
 )
 
 // Kind says what a change set is for.
@@ -75,6 +78,25 @@ type Extent struct {
 	Zero   bool     // the range is all zeros; no Data, no Sums
 	Sums   []uint64 // one per block, computed where the block was read
 	Data   []byte   // Length bytes
+}
+
+// Chunk is some extents of one disk whose data is encoded together: scattered small
+// blocks cost little more than one large one.
+type Chunk struct {
+	Disk    int      // of all its extents
+	Extents []Extent // at least one, in order; Data is not set
+	Codec   codec.Codec
+	Data    []byte // of the extents that are not zeros, one after the other, encoded
+}
+
+// Plain is how many bytes its data has when decoded.
+func (c *Chunk) Plain() (n int64) {
+	for i := range c.Extents {
+		if e := &c.Extents[i]; !e.Zero {
+			n += e.Length
+		}
+	}
+	return n
 }
 
 // Summary describes a change set that is complete.

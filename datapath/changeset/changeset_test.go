@@ -12,6 +12,8 @@ import (
 	"pgregory.net/rapid"
 
 	"drover/datapath/checksum"
+	"drover/datapath/codec"
+	"drover/datapath/compress"
 	"drover/datapath/ident"
 )
 
@@ -52,12 +54,34 @@ func extent(disk int, offset int64, data []byte) Extent {
 	return e
 }
 
-func build(t require.TestingT, o Options, extents ...Extent) ([]byte, Summary) {
-	var out bytes.Buffer
-	w, err := NewWriter(&out, testHeader(), testKey, o)
-	require.NoError(t, err)
+// chunks puts the extents into as few chunks as their disks and sizes allow.
+func chunks(c codec.Codec, extents ...Extent) []*Chunk {
+	var out []*Chunk
+	var plain [][]byte
 	for _, e := range extents {
-		require.NoError(t, w.Add(e))
+		n := len(out) - 1
+		if n < 0 || out[n].Disk != e.Disk || len(plain[n])+len(e.Data) > MaxExtentBytes || len(out[n].Extents) == MaxChunk {
+			out, plain = append(out, &Chunk{Disk: e.Disk}), append(plain, nil)
+			n++
+		}
+		plain[n] = append(plain[n], e.Data...)
+		e.Data = nil
+		out[n].Extents = append(out[n].Extents, e)
+	}
+	for i := range out {
+		out[i].Data, out[i].Codec = compress.Encode(c, nil, plain[i])
+	}
+	return out
+}
+
+func single(e Extent) *Chunk { return chunks(codec.None, e)[0] }
+
+func build(t require.TestingT, c codec.Codec, extents ...Extent) ([]byte, Summary) {
+	var out bytes.Buffer
+	w, err := NewWriter(&out, testHeader(), testKey)
+	require.NoError(t, err)
+	for _, c := range chunks(c, extents...) {
+		require.NoError(t, w.Add(c))
 	}
 	s, err := w.Finish(testCut())
 	require.NoError(t, err)
@@ -70,7 +94,6 @@ func readAll(b []byte, keys Keys) ([]Extent, Summary, error) {
 	if err != nil {
 		return nil, Summary{}, err
 	}
-	defer func() { _ = r.Close() }()
 	var out []Extent
 	for {
 		e, err := r.Next()
@@ -108,8 +131,8 @@ func TestRoundTrip(t *testing.T) {
 			}
 			extents = append(extents, extent(disk, offset, data))
 		}
-		compression := Compression(rapid.IntRange(0, 1).Draw(t, "compression"))
-		file, summary := build(t, Options{Compression: compression}, extents...)
+		c := codec.Codec(rapid.IntRange(0, 2).Draw(t, "codec"))
+		file, summary := build(t, c, extents...)
 		got, read, err := readAll(file, testKeys)
 		require.NoError(t, err)
 		require.Equal(t, len(extents), len(got))
@@ -120,14 +143,14 @@ func TestRoundTrip(t *testing.T) {
 		require.Equal(t, summary.Header, read.Header)
 		require.Equal(t, summary.Extents, read.Extents)
 		require.True(t, summary.Cut.SourceTime.Equal(read.Cut.SourceTime))
-		other, again := build(t, Options{Compression: 1 - compression}, extents...)
+		other, again := build(t, (c+1)%3, extents...)
 		require.Equal(t, summary.Digest, again.Digest, "the digest is over what is said, not over how it is stored")
 		require.NotEqual(t, file, other)
 	})
 }
 
 func TestRewind(t *testing.T) {
-	file, _ := build(t, Options{Compression: CompressZstd}, extent(0, 0, make([]byte, 4096)), extent(1, 4096, bytes.Repeat([]byte("x"), 8192)))
+	file, _ := build(t, codec.Zstd, extent(0, 0, make([]byte, 4096)), extent(1, 4096, bytes.Repeat([]byte("x"), 8192)))
 	r, err := Open(bytes.NewReader(file), int64(len(file)), testKeys)
 	require.NoError(t, err)
 	for range 2 {
@@ -147,7 +170,7 @@ func TestDamageIsNoticed(t *testing.T) {
 	for i := range data {
 		data[i] = byte(rand.Uint32())
 	}
-	file, _ := build(t, Options{Compression: CompressZstd}, extent(0, 0, data), Extent{Disk: 1, Offset: 0, Length: 4096, Zero: true})
+	file, _ := build(t, codec.Zstd, extent(0, 0, data), Extent{Disk: 1, Offset: 0, Length: 4096, Zero: true})
 	for n := 0; n < len(file); n += 1 + n%97 {
 		_, _, err := readAll(file[:n], testKeys)
 		require.Error(t, err, "cut at %d", n)
@@ -163,7 +186,7 @@ func TestDamageIsNoticed(t *testing.T) {
 }
 
 func TestKeys(t *testing.T) {
-	file, _ := build(t, Options{}, extent(0, 0, bytes.Repeat([]byte("secret"), 1000)[:4096]))
+	file, _ := build(t, codec.None, extent(0, 0, bytes.Repeat([]byte("secret"), 1000)[:4096]))
 	require.NotContains(t, string(file), "secretsecret")
 	_, _, err := readAll(file, keyring{})
 	require.ErrorIs(t, err, ErrKey)
@@ -178,10 +201,10 @@ func TestWhatIsRefused(t *testing.T) {
 	} {
 		h := testHeader()
 		change(&h)
-		_, err := NewWriter(io.Discard, h, testKey, Options{})
+		_, err := NewWriter(io.Discard, h, testKey)
 		require.Error(t, err, name)
 	}
-	w, err := NewWriter(io.Discard, testHeader(), testKey, Options{})
+	w, err := NewWriter(io.Discard, testHeader(), testKey)
 	require.NoError(t, err)
 	good := extent(0, 0, make([]byte, 4096))
 	for name, change := range map[string]func(*Extent){
@@ -191,24 +214,30 @@ func TestWhatIsRefused(t *testing.T) {
 	} {
 		e := good
 		change(&e)
-		require.Error(t, w.Add(e), name)
+		if name == "data" {
+			c := single(good)
+			c.Data = c.Data[:10]
+			require.Error(t, w.Add(c), name)
+			continue
+		}
+		require.Error(t, w.Add(&Chunk{Disk: e.Disk, Extents: []Extent{e}, Data: e.Data}), name)
 	}
 	_, err = w.Finish(Cut{})
 	require.Error(t, err)
 	_, err = w.Finish(testCut())
 	require.NoError(t, err)
-	require.Error(t, w.Add(good), "after Finish")
+	require.Error(t, w.Add(single(good)), "after Finish")
 }
 
 func TestDiskEndInsideABlock(t *testing.T) {
-	file, _ := build(t, Options{}, extent(0, 1<<20, make([]byte, 512)))
+	file, _ := build(t, codec.None, extent(0, 1<<20, make([]byte, 512)))
 	got, _, err := readAll(file, testKeys)
 	require.NoError(t, err)
 	require.Len(t, got[0].Data, 512)
 }
 
 func FuzzOpen(f *testing.F) {
-	file, _ := build(f, Options{Compression: CompressZstd}, extent(0, 0, make([]byte, 8192)))
+	file, _ := build(f, codec.Zstd, extent(0, 0, make([]byte, 8192)))
 	f.Add(file)
 	f.Add([]byte("DRVC"))
 	f.Fuzz(func(_ *testing.T, b []byte) { _, _, _ = readAll(b, testKeys) })
@@ -217,25 +246,25 @@ func FuzzOpen(f *testing.F) {
 func TestLimits(t *testing.T) {
 	h := testHeader()
 	h.Disks[0].Size = MaxDiskSize
-	w, err := NewWriter(io.Discard, h, testKey, Options{})
+	w, err := NewWriter(io.Discard, h, testKey)
 	require.NoError(t, err)
 	zero := Extent{Length: 4096, Zero: true}
 	for range MaxExtents {
-		if err = w.Add(zero); err != nil {
+		if err = w.Add(single(zero)); err != nil {
 			break
 		}
 	}
 	if err == nil {
-		err = w.Add(zero)
+		err = w.Add(single(zero))
 	}
 	require.ErrorIs(t, err, ErrTooLarge, "extents, or the index that describes them")
 
-	w, err = NewWriter(io.Discard, h, testKey, Options{})
+	w, err = NewWriter(io.Discard, h, testKey)
 	require.NoError(t, err)
 	full := extent(0, 0, make([]byte, MaxExtentBytes))
 	for range MaxBytes / MaxExtentBytes {
-		require.NoError(t, w.Add(full))
+		require.NoError(t, w.Add(single(full)))
 	}
-	require.ErrorIs(t, w.Add(full), ErrTooLarge, "data")
-	require.NoError(t, w.Add(zero), "what fits still does")
+	require.ErrorIs(t, w.Add(single(full)), ErrTooLarge, "data")
+	require.NoError(t, w.Add(single(zero)), "what fits still does")
 }

@@ -13,6 +13,7 @@ import (
 	"hash/crc32"
 
 	"drover/datapath/checksum"
+	"drover/datapath/codec"
 	"drover/datapath/ident"
 )
 
@@ -26,33 +27,25 @@ var (
 	ErrKey = errors.New("change set cannot be decrypted")
 )
 
-// Compression says how chunks are compressed.
-type Compression uint8
-
-// The compressions. A chunk that does not get smaller is stored as it is.
-const (
-	CompressNone Compression = 0
-	CompressZstd Compression = 1
-)
-
-// Options of a writer.
-type Options struct {
-	Compression Compression
-	Level       int // zstd: 1 (fastest) to 4 (best); 0 is 1
-}
-
 // The format; see FORMAT.md.
 const (
-	formatVersion = 1
+	formatVersion = 2 // what is written
+	firstVersion  = 1 // the oldest that is read
 	saltBytes     = 32
 	maxHeader     = 64 << 10
 	maxIndex      = 256 << 20
 	trailerBytes  = 8 + 8 + 32 + 4 + 4
 	tagBytes      = 16 // of AES-GCM
-	entryBytes    = 2 + 1 + 8 + 8 + 8 + 4
+	entryBytes    = 2 + 1 + 8 + 8
+	placeBytes    = 8 + 4 + 4 // where a chunk is, in the entry of its first data
+	entryBytesV1  = entryBytes + 8 + 4
 
-	flagZero       = 1 << 0
-	flagCompressed = 1 << 1
+	// Flags of an entry. The codec of a chunk is in the upper four bits.
+	flagZero   = 1 << 0
+	flagJoined = 1 << 1 // the data is in the chunk of the data before, after it
+	codecShift = 4
+	// flagCompressedV1: the chunk is encoded with zstd.
+	flagCompressedV1 = 1 << 1
 
 	// indexNonce is the nonce of the index; chunks count from 0.
 	indexNonce = ^uint64(0)
@@ -107,7 +100,7 @@ func (h Header) validate() error {
 }
 
 // check judges an extent without its data.
-func (h Header) check(e Extent) error {
+func (h *Header) check(e *Extent) error {
 	if e.Disk < 0 || e.Disk >= len(h.Disks) {
 		return fmt.Errorf("extent of disk %d, there are %d", e.Disk, len(h.Disks))
 	}
@@ -130,62 +123,132 @@ func blocks(length int64) int64 { return (length + checksum.BlockSize - 1) / che
 // entry is an extent in the index.
 type entry struct {
 	Extent
-	at         int64  // of the chunk in the file
-	stored     uint32 // bytes of the chunk, with its tag
-	compressed bool
+	joined bool
+	place  // of the chunk, unless zero or joined
 }
 
-func appendEntry(b []byte, e entry) []byte {
-	flags := byte(0)
+// place is where a chunk is, and how it is encoded.
+type place struct {
+	codec  codec.Codec
+	at     int64  // in the file
+	stored uint32 // bytes, with the tag
+	plain  uint32 // bytes when decoded
+}
+
+func appendEntry(b []byte, e *entry) []byte {
+	flags := byte(e.codec) << codecShift
 	if e.Zero {
 		flags |= flagZero
 	}
-	if e.compressed {
-		flags |= flagCompressed
+	if e.joined {
+		flags |= flagJoined
 	}
 	b = binary.LittleEndian.AppendUint16(b, uint16(e.Disk))
 	b = append(b, flags)
 	b = binary.LittleEndian.AppendUint64(b, uint64(e.Offset))
 	b = binary.LittleEndian.AppendUint64(b, uint64(e.Length))
-	b = binary.LittleEndian.AppendUint64(b, uint64(e.at))
-	b = binary.LittleEndian.AppendUint32(b, e.stored)
-	for _, s := range e.Sums {
+	if !e.Zero && !e.joined {
+		b = binary.LittleEndian.AppendUint64(b, uint64(e.at))
+		b = binary.LittleEndian.AppendUint32(b, e.stored)
+		b = binary.LittleEndian.AppendUint32(b, e.plain)
+	}
+	return appendSums(b, e.Sums)
+}
+
+func appendSums(b []byte, sums []uint64) []byte {
+	for _, s := range sums {
 		b = binary.LittleEndian.AppendUint64(b, s)
 	}
 	return b
 }
 
-// decodeEntry reads one entry and gives the rest.
-func decodeEntry(h Header, b []byte) (entry, []byte, error) {
-	if len(b) < entryBytes {
-		return entry{}, nil, fmt.Errorf("%w: index ends inside an entry", ErrCorrupt)
+// decodeEntry reads one entry of the version and gives the rest.
+func decodeEntry(h *Header, version uint32, b []byte) (e entry, rest []byte, err error) {
+	if version == 1 {
+		e, b, err = decodePlaceV1(b)
+	} else {
+		e, b, err = decodePlace(b)
 	}
-	flags := b[2]
-	e := entry{
-		Extent: Extent{
-			Disk: int(binary.LittleEndian.Uint16(b)), Zero: flags&flagZero != 0,
-			Offset: int64(binary.LittleEndian.Uint64(b[3:])), Length: int64(binary.LittleEndian.Uint64(b[11:])),
-		},
-		at: int64(binary.LittleEndian.Uint64(b[19:])), stored: binary.LittleEndian.Uint32(b[27:]), compressed: flags&flagCompressed != 0,
+	if err != nil {
+		return e, nil, err
 	}
-	b = b[entryBytes:]
 	if !e.Zero {
 		if e.Length <= 0 || e.Length > MaxExtentBytes || int64(len(b)) < 8*blocks(e.Length) {
-			return entry{}, nil, fmt.Errorf("%w: entry of %d bytes", ErrCorrupt, e.Length)
+			return e, nil, fmt.Errorf("%w: entry of %d bytes", ErrCorrupt, e.Length)
 		}
 		e.Sums = make([]uint64, blocks(e.Length))
 		for i := range e.Sums {
 			e.Sums[i] = binary.LittleEndian.Uint64(b[8*i:])
 		}
 		b = b[8*len(e.Sums):]
-		if e.stored < tagBytes || int64(e.stored) > e.Length+tagBytes {
-			return entry{}, nil, fmt.Errorf("%w: chunk of %d bytes for %d", ErrCorrupt, e.stored, e.Length)
-		}
 	}
-	if err := h.check(e.Extent); err != nil {
-		return entry{}, nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	if err := h.check(&e.Extent); err != nil {
+		return e, nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
 	return e, b, nil
+}
+
+// decodePlace reads an entry up to its sums.
+func decodePlace(b []byte) (e entry, rest []byte, err error) {
+	if len(b) < entryBytes {
+		return e, nil, fmt.Errorf("%w: index ends inside an entry", ErrCorrupt)
+	}
+	flags := b[2]
+	e = entry{Extent: extentOf(b), joined: flags&flagJoined != 0}
+	e.Zero, e.codec = flags&flagZero != 0, codec.Codec(flags>>codecShift)
+	b = b[entryBytes:]
+	switch {
+	case flags&^byte(flagZero|flagJoined|0xf<<codecShift) != 0 || !e.codec.Valid():
+		return e, nil, fmt.Errorf("%w: unknown flags %#x", ErrCorrupt, flags)
+	case e.Zero || e.joined:
+		if e.Zero && e.joined || e.codec != codec.None {
+			return e, nil, fmt.Errorf("%w: flags %#x", ErrCorrupt, flags)
+		}
+		return e, b, nil
+	case len(b) < placeBytes:
+		return e, nil, fmt.Errorf("%w: index ends inside an entry", ErrCorrupt)
+	}
+	e.at, e.stored, e.plain = int64(binary.LittleEndian.Uint64(b)), binary.LittleEndian.Uint32(b[8:]), binary.LittleEndian.Uint32(b[12:])
+	return e, b[placeBytes:], e.fits(e.Length)
+}
+
+func extentOf(b []byte) Extent {
+	return Extent{
+		Disk:   int(binary.LittleEndian.Uint16(b)),
+		Offset: int64(binary.LittleEndian.Uint64(b[3:])), Length: int64(binary.LittleEndian.Uint64(b[11:])),
+	}
+}
+
+// decodePlaceV1 reads an entry of version 1, where every extent has its own chunk.
+func decodePlaceV1(b []byte) (e entry, rest []byte, err error) {
+	if len(b) < entryBytesV1 {
+		return e, nil, fmt.Errorf("%w: index ends inside an entry", ErrCorrupt)
+	}
+	flags := b[2]
+	e = entry{Extent: extentOf(b)}
+	e.Zero = flags&flagZero != 0
+	if flags&^byte(flagZero|flagCompressedV1) != 0 {
+		return e, nil, fmt.Errorf("%w: unknown flags %#x", ErrCorrupt, flags)
+	}
+	rest = b[entryBytesV1:]
+	if e.Zero {
+		return e, rest, nil
+	}
+	if flags&flagCompressedV1 != 0 {
+		e.codec = codec.Zstd
+	}
+	e.at, e.stored = int64(binary.LittleEndian.Uint64(b[entryBytes:])), binary.LittleEndian.Uint32(b[entryBytes+8:])
+	e.plain = uint32(min(max(e.Length, 0), MaxExtentBytes))
+	return e, rest, e.fits(e.Length)
+}
+
+// fits judges the place of a chunk whose first extent has so many bytes.
+func (p place) fits(first int64) error {
+	if p.plain > MaxExtentBytes || int64(p.plain) < first || p.stored < tagBytes || p.stored > p.plain+tagBytes ||
+		p.codec == codec.None && p.stored != p.plain+tagBytes {
+		return fmt.Errorf("%w: chunk of %d bytes for %d", ErrCorrupt, p.stored, p.plain)
+	}
+	return nil
 }
 
 // digester computes the digest of a change set: over what it says, not over how it
@@ -206,9 +269,21 @@ func (d *digester) field(b []byte) {
 	d.h.Write(b)
 }
 
-func (d *digester) extent(e Extent) {
-	d.buf = appendEntry(d.buf[:0], entry{Extent: e})
-	d.field(d.buf)
+// extent takes in what the extent says, in the form of an entry of version 1 that
+// has no place, with its length before it.
+func (d *digester) extent(e *Extent) {
+	b := binary.LittleEndian.AppendUint64(d.buf[:0], uint64(entryBytesV1+8*len(e.Sums)))
+	b = binary.LittleEndian.AppendUint16(b, uint16(e.Disk))
+	if e.Zero {
+		b = append(b, flagZero)
+	} else {
+		b = append(b, 0)
+	}
+	b = binary.LittleEndian.AppendUint64(b, uint64(e.Offset))
+	b = binary.LittleEndian.AppendUint64(b, uint64(e.Length))
+	b = append(b, make([]byte, entryBytesV1-entryBytes)...)
+	d.buf = appendSums(b, e.Sums)
+	d.h.Write(d.buf)
 }
 
 func (d *digester) sum(cut []byte) (out ident.Digest) {

@@ -8,20 +8,21 @@ import (
 	"hash/crc32"
 	"io"
 
-	"github.com/klauspost/compress/zstd"
-
+	"drover/datapath/codec"
+	"drover/datapath/compress"
 	"drover/datapath/ident"
 )
 
 // Reader reads one change set. Not safe for concurrent use.
 type Reader struct {
 	r       io.ReaderAt
+	version uint32
 	summary Summary
 	seal    cipher.AEAD
-	zstd    *zstd.Decoder
 	index   []byte // entries
 	rest    []byte // of the index, from the next extent on
 	n       uint64 // number of the next extent
+	left    []byte // of the chunk that was decoded last
 	stored  []byte
 	plain   []byte
 }
@@ -37,7 +38,7 @@ func Open(r io.ReaderAt, size int64, keys Keys) (*Reader, error) {
 }
 
 func open(r io.ReaderAt, size int64, keys Keys) (*Reader, error) {
-	header, raw, salt, err := readHeader(r, size)
+	version, header, raw, salt, err := readHeader(r, size)
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +46,7 @@ func open(r io.ReaderAt, size int64, keys Keys) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: key %s of machine %s: %w", ErrKey, header.KeyID, header.Machine, err)
 	}
-	out := &Reader{r: r, summary: Summary{Header: header, StoredBytes: size}}
+	out := &Reader{r: r, version: version, summary: Summary{Header: header, StoredBytes: size}}
 	if out.seal, err = sealer(key, salt, raw); err != nil {
 		return nil, err
 	}
@@ -64,9 +65,6 @@ func open(r io.ReaderAt, size int64, keys Keys) (*Reader, error) {
 	if err := out.readIndex(plain, raw, at, digest); err != nil {
 		return nil, err
 	}
-	if out.zstd, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxMemory(MaxExtentBytes)); err != nil {
-		return nil, err
-	}
 	return out, out.Rewind()
 }
 
@@ -80,35 +78,34 @@ func readFull(r io.ReaderAt, b []byte, at int64) error {
 	return nil
 }
 
-func readHeader(r io.ReaderAt, size int64) (Header, []byte, []byte, error) {
-	var h Header
+func readHeader(r io.ReaderAt, size int64) (version uint32, h Header, raw, salt []byte, err error) {
 	var fixed [12]byte
 	if err := readFull(r, fixed[:], 0); err != nil {
-		return h, nil, nil, err
+		return 0, h, nil, nil, err
 	}
 	version, length := binary.LittleEndian.Uint32(fixed[4:]), binary.LittleEndian.Uint32(fixed[8:])
 	switch {
 	case [4]byte(fixed[:4]) != magicHead:
-		return h, nil, nil, fmt.Errorf("%w: not a change set", ErrCorrupt)
-	case version != formatVersion:
-		return h, nil, nil, fmt.Errorf("change set format %d, want %d: upgrade", version, formatVersion)
+		return 0, h, nil, nil, fmt.Errorf("%w: not a change set", ErrCorrupt)
+	case version < firstVersion || version > formatVersion:
+		return 0, h, nil, nil, fmt.Errorf("change set format %d, this program reads %d to %d: upgrade", version, firstVersion, formatVersion)
 	case length > maxHeader || int64(length)+saltBytes+12+trailerBytes > size:
-		return h, nil, nil, fmt.Errorf("%w: header of %d bytes", ErrCorrupt, length)
+		return 0, h, nil, nil, fmt.Errorf("%w: header of %d bytes", ErrCorrupt, length)
 	}
 	b := make([]byte, length+saltBytes)
 	if err := readFull(r, b, int64(len(fixed))); err != nil {
-		return h, nil, nil, err
+		return 0, h, nil, nil, err
 	}
-	raw, salt := b[:length:length], b[length:]
+	raw, salt = b[:length:length], b[length:]
 	var j headerJSON
 	if err := json.Unmarshal(raw, &j); err != nil {
-		return h, nil, nil, fmt.Errorf("%w: header: %w", ErrCorrupt, err)
+		return 0, h, nil, nil, fmt.Errorf("%w: header: %w", ErrCorrupt, err)
 	}
 	h = Header(j)
 	if err := h.validate(); err != nil {
-		return h, nil, nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+		return 0, h, nil, nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
-	return h, raw, salt, nil
+	return version, h, raw, salt, nil
 }
 
 func readTrailer(r io.ReaderAt, size int64) (at, length int64, digest ident.Digest, err error) {
@@ -141,24 +138,20 @@ func (r *Reader) readIndex(plain, header []byte, end int64, digest ident.Digest)
 		return fmt.Errorf("%w: cut: %w", ErrCorrupt, err)
 	}
 	d := newDigester(header)
+	left := int64(0) // of the chunk under way
 	for rest := entries; len(rest) > 0; {
 		var e entry
 		var err error
-		if e, rest, err = decodeEntry(r.summary.Header, rest); err != nil {
+		if e, rest, err = decodeEntry(&r.summary.Header, r.version, rest); err != nil {
 			return err
 		}
-		if e.Zero {
-			r.summary.ZeroBytes += e.Length
-		} else {
-			r.summary.PlainBytes += e.Length
-			if e.at < 0 || e.at > end-int64(e.stored) {
-				return fmt.Errorf("%w: chunk at %d", ErrCorrupt, e.at)
-			}
+		if left, err = r.count(&e, left, end); err != nil {
+			return err
 		}
-		if r.summary.Extents++; r.summary.Extents > MaxExtents || r.summary.PlainBytes > MaxBytes {
-			return fmt.Errorf("%w: more than a change set may hold", ErrCorrupt)
-		}
-		d.extent(e.Extent)
+		d.extent(&e.Extent)
+	}
+	if left != 0 {
+		return fmt.Errorf("%w: %d bytes of a chunk belong to no extent", ErrCorrupt, left)
 	}
 	if d.sum(cut) != digest {
 		return fmt.Errorf("%w: its digest is another", ErrCorrupt)
@@ -167,12 +160,40 @@ func (r *Reader) readIndex(plain, header []byte, end int64, digest ident.Digest)
 	return nil
 }
 
+// count adds an entry to the summary; left is what of its chunk is not spoken for.
+func (r *Reader) count(e *entry, left, end int64) (int64, error) {
+	s := &r.summary
+	switch {
+	case e.Zero:
+		s.ZeroBytes += e.Length
+	case e.joined:
+		left -= e.Length
+	case left != 0:
+		return 0, fmt.Errorf("%w: %d bytes of a chunk belong to no extent", ErrCorrupt, left)
+	default:
+		left = int64(e.plain) - e.Length
+		if e.at < 0 || e.at > end-int64(e.stored) {
+			return 0, fmt.Errorf("%w: chunk at %d", ErrCorrupt, e.at)
+		}
+	}
+	if left < 0 {
+		return 0, fmt.Errorf("%w: an extent reaches %d bytes beyond its chunk", ErrCorrupt, -left)
+	}
+	if !e.Zero {
+		s.PlainBytes += e.Length
+	}
+	if s.Extents++; s.Extents > MaxExtents || s.PlainBytes > MaxBytes {
+		return 0, fmt.Errorf("%w: more than a change set may hold", ErrCorrupt)
+	}
+	return left, nil
+}
+
 // Summary says what is in the change set.
 func (r *Reader) Summary() Summary { return r.summary }
 
 // Rewind starts with the first extent again.
 func (r *Reader) Rewind() error {
-	r.rest, r.n = r.index, 0
+	r.rest, r.n, r.left = r.index, 0, nil
 	return nil
 }
 
@@ -182,46 +203,41 @@ func (r *Reader) Next() (Extent, error) {
 	if len(r.rest) == 0 {
 		return Extent{}, io.EOF
 	}
-	e, rest, err := decodeEntry(r.summary.Header, r.rest)
+	e, rest, err := decodeEntry(&r.summary.Header, r.version, r.rest)
 	if err != nil {
 		return Extent{}, err
 	}
 	if !e.Zero {
-		if e.Data, err = r.chunk(e); err != nil {
-			return Extent{}, fmt.Errorf("read change set %d: extent %d: %w", r.summary.Header.Seq, r.n, err)
+		if !e.joined {
+			if r.left, err = r.chunk(e.place); err != nil {
+				return Extent{}, fmt.Errorf("read change set %d: extent %d: %w", r.summary.Header.Seq, r.n, err)
+			}
 		}
+		e.Data, r.left = r.left[:e.Length:e.Length], r.left[e.Length:]
 	}
 	r.rest = rest
 	r.n++
 	return e.Extent, nil
 }
 
-func (r *Reader) chunk(e entry) ([]byte, error) {
-	if cap(r.stored) < int(e.stored) {
-		r.stored = make([]byte, e.stored)
+func (r *Reader) chunk(p place) ([]byte, error) {
+	if cap(r.stored) < int(p.stored) {
+		r.stored = make([]byte, p.stored)
 	}
-	r.stored = r.stored[:e.stored]
-	if err := readFull(r.r, r.stored, e.at); err != nil {
+	r.stored = r.stored[:p.stored]
+	if err := readFull(r.r, r.stored, p.at); err != nil {
 		return nil, err
 	}
-	plain, err := r.seal.Open(r.stored[:0], nonce(r.n), r.stored, nil)
+	data, err := r.seal.Open(r.stored[:0], nonce(r.n), r.stored, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w: its data is not authentic", ErrCorrupt)
 	}
-	if e.compressed {
-		if plain, err = r.zstd.DecodeAll(plain, r.plain[:0]); err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
-		}
+	plain, err := compress.Decode(p.codec, r.plain, data, int(p.plain))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
+	if p.codec != codec.None {
 		r.plain = plain
 	}
-	if int64(len(plain)) != e.Length {
-		return nil, fmt.Errorf("%w: %d bytes, want %d", ErrCorrupt, len(plain), e.Length)
-	}
 	return plain, nil
-}
-
-// Close frees what the reader holds; the underlying file is its caller's.
-func (r *Reader) Close() error {
-	r.zstd.Close()
-	return nil
 }

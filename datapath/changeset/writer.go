@@ -9,8 +9,9 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"slices"
 
-	"github.com/klauspost/compress/zstd"
+	"drover/datapath/codec"
 )
 
 // Writer writes one change set. Not safe for concurrent use.
@@ -19,11 +20,9 @@ type Writer struct {
 	at      int64 // bytes written
 	header  Header
 	seal    cipher.AEAD
-	zstd    *zstd.Encoder // nil: not compressed
 	digest  *digester
 	index   []byte
 	summary Summary
-	scratch []byte
 	sealed  []byte
 	err     error // the first; the writer is of no use afterwards
 }
@@ -32,18 +31,13 @@ type Writer struct {
 const maxNote = 200
 
 // NewWriter begins a change set. What it writes is of no use without Finish.
-func NewWriter(w io.Writer, h Header, key Key, o Options) (*Writer, error) {
+func NewWriter(w io.Writer, h Header, key Key) (*Writer, error) {
 	h.KeyID = key.ID
 	header, err := encodeHeader(h)
 	if err != nil {
 		return nil, fmt.Errorf("begin change set %d: %w", h.Seq, err)
 	}
 	out := &Writer{w: w, header: h, digest: newDigester(header), summary: Summary{Header: h}}
-	if o.Compression == CompressZstd {
-		if out.zstd, err = zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.EncoderLevel(max(o.Level, 1))), zstd.WithEncoderConcurrency(1)); err != nil {
-			return nil, fmt.Errorf("begin change set %d: %w", h.Seq, err)
-		}
-	}
 	salt := make([]byte, saltBytes)
 	if _, err := rand.Read(salt); err != nil {
 		return nil, err
@@ -68,50 +62,73 @@ func (w *Writer) write(b []byte) error {
 	return w.err
 }
 
-// Add appends an extent. Its slices are not kept.
-func (w *Writer) Add(e Extent) error {
+// Add appends a chunk. Its slices are not kept. That its data can be decoded, and
+// to what its checksums say, is for the caller to know.
+func (w *Writer) Add(c *Chunk) error {
 	if w.err != nil {
 		return w.err
 	}
-	if err := w.header.check(e); err != nil {
-		return fmt.Errorf("change set %d: %w", w.header.Seq, err)
-	}
-	if !e.Zero && int64(len(e.Data)) != e.Length {
-		return fmt.Errorf("change set %d: extent of %d bytes with %d bytes of data", w.header.Seq, e.Length, len(e.Data))
-	}
-	switch s := &w.summary; {
-	case s.Extents >= MaxExtents:
-		return fmt.Errorf("%w: %d with more than %d extents", ErrTooLarge, w.header.Seq, MaxExtents)
-	case !e.Zero && s.PlainBytes+e.Length > MaxBytes:
-		return fmt.Errorf("%w: %d with more than %d bytes of data", ErrTooLarge, w.header.Seq, int64(MaxBytes))
-	case len(w.index)+entryBytes+8*len(e.Sums) > maxIndex:
-		return fmt.Errorf("%w: %d with an index of more than %d bytes", ErrTooLarge, w.header.Seq, maxIndex)
-	}
-	en := entry{Extent: e}
-	if e.Zero {
-		w.summary.ZeroBytes += e.Length
-	} else if err := w.chunk(&en); err != nil {
+	plain, err := w.check(c)
+	if err != nil {
 		return err
 	}
-	w.index = appendEntry(w.index, en)
-	w.digest.extent(e)
-	w.summary.Extents++
+	p := place{codec: c.Codec, at: w.at, stored: uint32(len(c.Data) + tagBytes), plain: uint32(plain)}
+	if plain > 0 {
+		if err := p.fits(0); err != nil {
+			return fmt.Errorf("change set %d: %w", w.header.Seq, err)
+		}
+		first := slices.IndexFunc(c.Extents, func(e Extent) bool { return !e.Zero })
+		w.sealed = w.seal.Seal(w.sealed[:0], nonce(uint64(w.summary.Extents)+uint64(first)), c.Data, nil)
+		if err := w.write(w.sealed); err != nil {
+			return err
+		}
+	}
+	first := true
+	for i := range c.Extents {
+		e := entry{Extent: c.Extents[i]}
+		switch {
+		case e.Zero:
+			w.summary.ZeroBytes += e.Length
+		case first:
+			first, e.place = false, p
+		default:
+			e.joined = true
+		}
+		w.index = appendEntry(w.index, &e)
+		w.digest.extent(&e.Extent)
+	}
+	w.summary.Extents += int64(len(c.Extents))
+	w.summary.PlainBytes += plain
 	return nil
 }
 
-// chunk compresses, encrypts and writes an extent's data.
-func (w *Writer) chunk(e *entry) error {
-	plain := e.Data
-	if w.zstd != nil {
-		w.scratch = w.zstd.EncodeAll(e.Data, w.scratch[:0])
-		if len(w.scratch) < len(e.Data) {
-			plain, e.compressed = w.scratch, true
+// check judges a chunk before anything of it is written.
+func (w *Writer) check(c *Chunk) (plain int64, err error) {
+	sums := 0
+	for i := range c.Extents {
+		e := &c.Extents[i]
+		if e.Disk != c.Disk {
+			return 0, fmt.Errorf("change set %d: a chunk of disk %d has an extent of disk %d", w.header.Seq, c.Disk, e.Disk)
 		}
+		if err := w.header.check(e); err != nil {
+			return 0, fmt.Errorf("change set %d: %w", w.header.Seq, err)
+		}
+		sums += len(e.Sums)
 	}
-	w.sealed = w.seal.Seal(w.sealed[:0], nonce(uint64(w.summary.Extents)), plain, nil)
-	e.at, e.stored = w.at, uint32(len(w.sealed))
-	w.summary.PlainBytes += e.Length
-	return w.write(w.sealed)
+	n, plain := len(c.Extents), c.Plain()
+	switch s := &w.summary; {
+	case n == 0 || n > MaxChunk || plain > MaxExtentBytes:
+		return 0, fmt.Errorf("change set %d: chunk of %d extents with %d bytes, want 1 to %d with at most %d", w.header.Seq, n, plain, MaxChunk, MaxExtentBytes)
+	case plain == 0 && len(c.Data) > 0 || c.Codec == codec.None && int64(len(c.Data)) != plain:
+		return 0, fmt.Errorf("change set %d: chunk of %d bytes with %d bytes of data", w.header.Seq, plain, len(c.Data))
+	case s.Extents+int64(n) > MaxExtents:
+		return 0, fmt.Errorf("%w: %d with more than %d extents", ErrTooLarge, w.header.Seq, MaxExtents)
+	case s.PlainBytes+plain > MaxBytes:
+		return 0, fmt.Errorf("%w: %d with more than %d bytes of data", ErrTooLarge, w.header.Seq, int64(MaxBytes))
+	case len(w.index)+n*(entryBytes+placeBytes)+8*sums > maxIndex:
+		return 0, fmt.Errorf("%w: %d with an index of more than %d bytes", ErrTooLarge, w.header.Seq, maxIndex)
+	}
+	return plain, nil
 }
 
 // Finish ends the change set with its cut. It does not sync the file.
@@ -141,10 +158,7 @@ func (w *Writer) Finish(c Cut) (Summary, error) {
 		trailer = binary.LittleEndian.AppendUint32(trailer, crc32.Checksum(trailer, castagnoli))
 		err = w.write(append(trailer, magicTail[:]...))
 	}
-	if w.zstd != nil {
-		err = errors.Join(err, w.zstd.Close())
-	}
-	w.index, w.scratch, w.sealed = nil, nil, nil
+	w.index, w.sealed = nil, nil
 	w.summary.StoredBytes = w.at
 	if err != nil {
 		w.err = err

@@ -20,6 +20,7 @@ import (
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/datapath/spool"
+	"drover/datapath/waterfall"
 )
 
 // Pauses between tries of a step that failed and may succeed later.
@@ -55,6 +56,7 @@ type Config struct {
 	Retention func() replica.Retention
 	Events    Events
 	Logger    *slog.Logger
+	Times     *waterfall.Table // is told what chunks wait for here; may be nil
 }
 
 // item is a change set on its way.
@@ -64,6 +66,17 @@ type item struct {
 	both    bool // lies in the spool and in the cache storage
 	stored  bool
 	summary changeset.Summary
+	chunks  []int64   // by disk; none for a set from before the start
+	since   time.Time // of the stage it is in
+}
+
+// done ends a stage of all its chunks.
+func (i *item) done(t *waterfall.Table, s waterfall.Stage) {
+	now := time.Now()
+	for disk, n := range i.chunks {
+		t.Spend(disk, s, n, now.Sub(i.since))
+	}
+	i.since = now
 }
 
 func (i *item) name() cachestore.Name {
@@ -88,6 +101,9 @@ type Pipeline struct {
 // Start begins with what the replica does not have yet. An error that wraps
 // replica.ErrCorrupt says that acknowledged change sets are damaged or missing.
 func Start(ctx context.Context, c Config) (*Pipeline, error) {
+	if c.Times == nil {
+		c.Times = new(waterfall.Table)
+	}
 	p := &Pipeline{Config: c, changed: make(chan struct{})}
 	if err := p.recover(ctx); err != nil {
 		return nil, fmt.Errorf("take up the change sets of machine %s: %w", c.Machine, err)
@@ -124,11 +140,12 @@ func (p *Pipeline) Backlog() (sets int, bytes int64) {
 	return len(p.items), bytes
 }
 
-// Add takes a change set that was committed to the spool and follows the tail.
-func (p *Pipeline) Add(e spool.Entry, s changeset.Summary) {
+// Add takes a change set that was committed to the spool and follows the tail, with
+// the number of its chunks by disk.
+func (p *Pipeline) Add(e spool.Entry, s changeset.Summary, chunks []int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.append(&item{entry: e, summary: s})
+	p.append(&item{entry: e, summary: s, chunks: chunks, since: time.Now()})
 	p.signal()
 }
 

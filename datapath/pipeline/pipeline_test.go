@@ -225,12 +225,12 @@ func (r *rig) spooled(after ident.Position, seed byte) (spool.Entry, changeset.S
 	f, err := r.spool.Create(machineID, h.Epoch, h.Seq)
 	require.NoError(r.t, err)
 	key, _ := keys{}.Key(machineID, "k")
-	w, err := changeset.NewWriter(f, h, key, changeset.Options{})
+	w, err := changeset.NewWriter(f, h, key)
 	require.NoError(r.t, err)
 	at := int64(h.Seq%blocks) * checksum.BlockSize
 	data := bytes.Repeat([]byte{seed}, checksum.BlockSize)
-	require.NoError(r.t, w.Add(changeset.Extent{Offset: at, Length: checksum.BlockSize, Data: data,
-		Sums: []uint64{checksum.Sum(h.Disks[0].Seed, at, data)}}))
+	require.NoError(r.t, w.Add(&changeset.Chunk{Data: data, Extents: []changeset.Extent{{
+		Offset: at, Length: checksum.BlockSize, Sums: []uint64{checksum.Sum(h.Disks[0].Seed, at, data)}}}}))
 	s, err := w.Finish(cut)
 	require.NoError(r.t, err)
 	e, err := f.Commit()
@@ -246,7 +246,7 @@ func (r *rig) add(n int) {
 	for range n {
 		tail, _ := r.pipe.Tail()
 		e, s := r.spooled(tail, byte(tail.Seq+1))
-		r.pipe.Add(e, s)
+		r.pipe.Add(e, s, nil)
 	}
 }
 
@@ -372,7 +372,7 @@ func TestAppliedSetLeftInTheSpool(t *testing.T) {
 	require.NoError(t, err)
 	_, err = r.writer.Apply(t.Context(), cs)
 	require.NoError(t, err)
-	require.NoError(t, errors.Join(cs.Close(), content.Close()))
+	require.NoError(t, content.Close())
 	r.restart()
 	tail, _ = r.pipe.Tail()
 	require.Equal(t, s.Position(), tail)

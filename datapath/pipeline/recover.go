@@ -111,7 +111,7 @@ func (p *Pipeline) read(ctx context.Context, i *item) error {
 		return fmt.Errorf("change set %d: %w", i.entry.Seq, err)
 	}
 	i.summary, i.entry.Size = r.Summary(), content.Size()
-	return r.Close()
+	return nil
 }
 
 // drop removes a set from both places.

@@ -86,7 +86,7 @@ func TestStaleSetsAreDropped(t *testing.T) {
 	r.now = bytes.Clone(r.content[1])
 	r.restart()
 	e, s := r.spooled(at, 0xEE)
-	r.pipe.Add(e, s)
+	r.pipe.Add(e, s, nil)
 	r.whole(2)
 	r.halt()
 	// Now they come to light again, beside a set of the new owner.

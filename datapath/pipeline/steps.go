@@ -9,6 +9,7 @@ import (
 	"drover/datapath/cachestore"
 	"drover/datapath/changeset"
 	"drover/datapath/replica"
+	"drover/datapath/waterfall"
 )
 
 // storeNext uploads the oldest change set that is not in the cache storage yet.
@@ -36,6 +37,7 @@ func (p *Pipeline) storeNext() error {
 		return fmt.Errorf("store change set %d: %w", next.entry.Seq, err)
 	}
 	p.mu.Lock()
+	next.done(p.Times, waterfall.Upload)
 	next.stored = true
 	p.signal()
 	p.mu.Unlock()
@@ -60,6 +62,7 @@ func (p *Pipeline) applyNext() error {
 	if err != nil {
 		return fmt.Errorf("apply change set %d: %w", next.entry.Seq, err)
 	}
+	next.done(p.Times, waterfall.Apply)
 	// The position is durable: what is left of the set is of no use any more.
 	err = errors.Join(p.Spool.Remove(next.entry), p.Cache.Delete(p.ctx, next.name()))
 	if err != nil && p.ctx.Err() == nil {
@@ -84,7 +87,7 @@ func (p *Pipeline) apply(i *item) (replica.Point, error) {
 		return replica.Point{}, errors.Join(err, content.Close())
 	}
 	point, err := p.Writer.Apply(p.ctx, reader)
-	return point, errors.Join(err, reader.Close(), content.Close())
+	return point, errors.Join(err, content.Close())
 }
 
 // open opens the set where it lies nearest.

@@ -170,11 +170,12 @@ func (a *agent) begin(kind changeset.Kind) *wire.Begin {
 func (a *agent) data(w write) wire.Message {
 	at := w.block * checksum.BlockSize
 	if w.content == nil {
-		return &wire.Zero{Disk: w.disk, Offset: at, Length: w.zeros}
+		e := changeset.Extent{Disk: w.disk, Offset: at, Length: w.zeros, Zero: true}
+		return &wire.Data{Chunk: changeset.Chunk{Disk: w.disk, Extents: []changeset.Extent{e}}}
 	}
-	e := changeset.Extent{Disk: w.disk, Offset: at, Length: int64(len(w.content)), Data: w.content}
+	e := changeset.Extent{Disk: w.disk, Offset: at, Length: int64(len(w.content))}
 	e.Sums = checksum.SumAll(nil, a.welcome.Disks[w.disk].Seed, at, w.content)
-	return &wire.Data{Extent: e}
+	return &wire.Data{Chunk: changeset.Chunk{Disk: w.disk, Extents: []changeset.Extent{e}, Data: w.content}}
 }
 
 // set sends a change set and gives its position, or how the session was ended.

@@ -15,6 +15,7 @@ import (
 	"drover/datapath/pipeline"
 	"drover/datapath/replica"
 	"drover/datapath/stream"
+	"drover/datapath/waterfall"
 	"drover/datapath/wire"
 )
 
@@ -54,6 +55,7 @@ type machine struct {
 	trouble string        // why it was not opened last time
 	gone    error         // why it may not be opened again; of op
 	facts   facts
+	times   waterfall.Table // by the disks' order in the replica
 }
 
 func newMachine(s *Server, r record) *machine {
@@ -197,7 +199,7 @@ func (m *machine) startPipeline(ctx context.Context) error {
 
 func (m *machine) pipelineConfig(ctx context.Context) pipeline.Config {
 	return pipeline.Config{
-		Machine: m.id, Spool: m.s.spool, Cache: m.s.Cache, Writer: m.writer, Logger: m.s.Logger,
+		Machine: m.id, Spool: m.s.spool, Cache: m.s.Cache, Writer: m.writer, Logger: m.s.Logger, Times: &m.times,
 		Keys: keys{context.WithoutCancel(ctx), m.s},
 		Retention: func() replica.Retention {
 			m.mu.Lock()

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
 	"drover/datapath/spool"
+	"drover/datapath/waterfall"
 	"drover/datapath/wire"
 )
 
@@ -18,14 +18,17 @@ import (
 const spoolBuffer = 256 << 10
 
 // receiving is a change set between its Begin and its End. It does not exist
-// before it is committed.
+// before it is committed. While chunks of it are in the session's queue, the queue's
+// goroutine alone writes to it.
 type receiving struct {
 	header  changeset.Header
 	file    *spool.File
 	buffer  *bufio.Writer
 	w       *changeset.Writer
 	extents int64
-	sums    []uint64
+	begun   time.Time
+	chunks  []int64         // by disk
+	waiting []time.Duration // by disk: the sum of when its chunks came to the spool, from begun on
 }
 
 func (r *receiving) abort(log *slog.Logger) {
@@ -54,9 +57,7 @@ func (x *session) receive() error {
 func (x *session) handle(message wire.Message) error {
 	switch m := message.(type) {
 	case *wire.Data:
-		return x.data(m.Extent)
-	case *wire.Zero:
-		return x.add(changeset.Extent{Disk: m.Disk, Offset: m.Offset, Length: m.Length, Zero: true})
+		return x.data(m)
 	case *wire.Begin:
 		return x.begin(m)
 	case *wire.End:
@@ -90,8 +91,9 @@ func (x *session) begin(b *wire.Begin) error {
 	if err != nil {
 		return x.spoolError(err)
 	}
-	r := &receiving{header: h, file: file, buffer: bufio.NewWriterSize(file, spoolBuffer)}
-	if r.w, err = changeset.NewWriter(r.buffer, h, x.key, changeset.Options{Compression: changeset.CompressZstd}); err != nil {
+	r := &receiving{header: h, file: file, buffer: bufio.NewWriterSize(file, spoolBuffer), begun: time.Now(),
+		chunks: make([]int64, len(h.Disks)), waiting: make([]time.Duration, len(h.Disks))}
+	if r.w, err = changeset.NewWriter(r.buffer, h, x.key); err != nil {
 		r.abort(x.log)
 		return x.spoolError(err)
 	}
@@ -108,45 +110,8 @@ func (x *session) spoolError(err error) error {
 	return refuse(wire.CodeInternal, retryFull, "%s cannot spool: see its log", x.m.s.Name)
 }
 
-// data takes an extent whose checksums must be those of its blocks.
-func (x *session) data(e changeset.Extent) error {
-	if x.open == nil {
-		return refuse(wire.CodeBadFrame, 0, "data outside a change set")
-	}
-	if e.Disk >= len(x.header.Disks) {
-		return refuse(wire.CodeDisks, 0, "data of disk %d, there are %d", e.Disk, len(x.header.Disks))
-	}
-	x.open.sums = checksum.SumAll(x.open.sums[:0], x.header.Disks[e.Disk].Seed, e.Offset, e.Data)
-	if !slices.Equal(x.open.sums, e.Sums) {
-		return refuse(wire.CodeBadFrame, 0, "a block of disk %d at %d+%d is not what its checksum says", e.Disk, e.Offset, e.Length)
-	}
-	x.count(&e, e.Length)
-	return x.add(e)
-}
-
-func (x *session) add(e changeset.Extent) error {
-	if x.open == nil {
-		return refuse(wire.CodeBadFrame, 0, "zeros outside a change set")
-	}
-	if e.Disk >= len(x.header.Disks) || e.Offset+e.Length > x.header.Disks[e.Disk].Size {
-		return refuse(wire.CodeDisks, 0, "range %d+%d of disk %d is not on the disk", e.Offset, e.Length, e.Disk)
-	}
-	if e.Length%checksum.BlockSize != 0 && e.Offset+e.Length != x.header.Disks[e.Disk].Size {
-		return refuse(wire.CodeBadFrame, 0, "range %d+%d of disk %d is not of whole blocks", e.Offset, e.Length, e.Disk)
-	}
-	x.open.extents++
-	err := x.open.w.Add(e)
-	if errors.Is(err, changeset.ErrTooLarge) {
-		return refuse(wire.CodeBadFrame, 0, "%v", err)
-	}
-	if err != nil {
-		return x.spoolError(err)
-	}
-	return nil
-}
-
 // count adds to what was moved.
-func (x *session) count(e *changeset.Extent, data int64) {
+func (x *session) count(disk int, data int64) {
 	_, whole := x.pipe.Tail()
 	now := x.conn.BytesRead() + x.conn.BytesWritten()
 	wireBytes := now - x.wireBytes
@@ -162,10 +127,7 @@ func (x *session) count(e *changeset.Extent, data int64) {
 	}
 	f.baseDataBytes += data
 	f.baseWireBytes += wireBytes
-	if e == nil {
-		return
-	}
-	if d := f.disk(x.header.Disks[e.Disk].ID); d != nil {
+	if d := f.disk(x.header.Disks[disk].ID); d != nil {
 		d.Bytes += data
 	}
 }
@@ -181,6 +143,9 @@ func (x *session) finish(end *wire.End) error {
 	case end.Cut.Complete && r.header.Kind != changeset.Base:
 		return refuse(wire.CodeBadFrame, 0, "a delta cannot complete a base copy")
 	}
+	if err := x.chunks.Drain(); err != nil {
+		return alreadyTold(err)
+	}
 	summary, err := r.w.Finish(end.Cut)
 	if err == nil {
 		err = r.buffer.Flush()
@@ -188,24 +153,40 @@ func (x *session) finish(end *wire.End) error {
 	if err != nil {
 		return x.spoolError(err)
 	}
+	finished := time.Now()
 	entry, err := r.file.Commit()
 	if err != nil {
 		return x.spoolError(err)
 	}
 	x.open = nil
+	x.spent(r, end.Times, finished)
 	// Before this it holds nothing: a final cut that is lost is asked for again.
 	if err := x.hold(end); err != nil {
 		return x.spoolError(err)
 	}
 	x.countEnd(end)
-	x.pipe.Add(entry, summary)
+	x.pipe.Add(entry, summary, r.chunks)
 	x.m.s.metrics.sets.WithLabelValues("spooled").Inc()
 	return x.conn.Send(&wire.Ack{Level: wire.Spooled, Position: summary.Position()})
 }
 
+// spent adds up where the time of the set's chunks went until it was durable.
+func (x *session) spent(r *receiving, agent []waterfall.Times, finished time.Time) {
+	for i, t := range agent[:min(len(agent), len(r.chunks))] {
+		t.Chunks = 0 // they are counted here
+		x.m.times.Add(i, t)
+	}
+	for i, n := range r.chunks {
+		t := waterfall.Times{Chunks: n}
+		t.Spent[waterfall.Spool] = time.Duration(n)*finished.Sub(r.begun) - r.waiting[i]
+		t.Spent[waterfall.Fsync] = time.Duration(n) * time.Since(finished)
+		x.m.times.Add(i, t)
+	}
+}
+
 // countEnd counts the frames of a set and takes the order it answers away.
 func (x *session) countEnd(end *wire.End) {
-	x.count(nil, 0)
+	x.count(0, 0)
 	x.m.mu.Lock()
 	defer x.m.mu.Unlock()
 	x.m.facts.freeze = end.Cut.Freeze

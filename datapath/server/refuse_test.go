@@ -128,12 +128,12 @@ func TestMessageRefused(t *testing.T) {
 		}},
 		{"a wrong checksum", wire.CodeBadFrame, func(a *agent) []wire.Message {
 			d := a.data(block(2 * 4096)).(*wire.Data)
-			d.Sums[1]++
+			d.Extents[0].Sums[1]++
 			return []wire.Message{a.begin(changeset.Delta), d}
 		}},
 		{"data meant for another place", wire.CodeBadFrame, func(a *agent) []wire.Message {
 			d := a.data(block(4096)).(*wire.Data)
-			d.Offset += checksum.BlockSize
+			d.Extents[0].Offset += checksum.BlockSize
 			return []wire.Message{a.begin(changeset.Delta), d}
 		}},
 		{"part of a block", wire.CodeBadFrame, func(a *agent) []wire.Message {
@@ -147,7 +147,7 @@ func TestMessageRefused(t *testing.T) {
 		}},
 		{"data of no disk", wire.CodeDisks, func(a *agent) []wire.Message {
 			d := a.data(block(4096)).(*wire.Data)
-			d.Disk = 2
+			d.Disk, d.Extents[0].Disk = 2, 2
 			return []wire.Message{a.begin(changeset.Delta), d}
 		}},
 		{"data outside a set", wire.CodeBadFrame, func(a *agent) []wire.Message { return []wire.Message{a.data(block(4096))} }},

@@ -9,6 +9,7 @@
 //	status.go   what is told of it
 //	session.go  one agent's session: hello, welcome, the loop
 //	receive.go  a change set, from Begin to End
+//	chunk.go    its chunks: checked beside each other, written in order
 //	metrics.go  counters
 package server
 
@@ -22,6 +23,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 
@@ -29,6 +31,7 @@ import (
 
 	"drover/datapath/cachestore"
 	"drover/datapath/changeset"
+	"drover/datapath/compress"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/datapath/spool"
@@ -80,6 +83,9 @@ type Server struct {
 	stopping bool
 	wg       sync.WaitGroup // sessions
 
+	checking chan struct{} // one place per chunk that may be checked at a time
+	scratch  sync.Pool     // *[]byte: memory for a chunk, decoded or encoded
+
 	halt    context.Context // ends when the server stops
 	stopped context.CancelFunc
 }
@@ -99,7 +105,8 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Config: c, spool: sp, machines: map[ident.MachineID]*machine{}, started: time.Now()}
+	s := &Server{Config: c, spool: sp, machines: map[ident.MachineID]*machine{}, started: time.Now(),
+		checking: make(chan struct{}, 2*runtime.GOMAXPROCS(0)), scratch: sync.Pool{New: newScratch}}
 	s.halt, s.stopped = context.WithCancel(context.Background())
 	s.metrics = newMetrics(c.Metrics, s)
 	if err := os.MkdirAll(s.grantDir(), 0o700); err != nil {
@@ -114,6 +121,11 @@ func New(c Config) (*Server, error) {
 		s.machines[m.id] = m
 	}
 	return s, nil
+}
+
+func newScratch() any {
+	b := compress.Memory()
+	return &b
 }
 
 // Serve takes sessions until ctx ends, then stops gracefully. It closes the listener.

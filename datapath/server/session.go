@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"drover/datapath/changeset"
+	"drover/datapath/codec"
 	"drover/datapath/ident"
+	"drover/datapath/ordered"
 	"drover/datapath/pipeline"
 	"drover/datapath/replica"
 	"drover/datapath/stream"
@@ -42,7 +44,9 @@ type session struct {
 	ended   chan struct{} // somebody asked for the end
 
 	open      *receiving // the change set that is being received
-	wireBytes int64      // counted so far
+	chunks    *ordered.Queue[*chunk]
+	encode    codec.Codec // what the server encodes with
+	wireBytes int64       // counted so far
 }
 
 // refused is an error that is told to the agent.
@@ -216,7 +220,7 @@ func (x *session) register(g stream.Grant, hello *wire.Hello) (*wire.Welcome, er
 	if st.Generation == 0 {
 		return nil, refuse(wire.CodeBusy, retryBusy, "the disks of machine %s are not compared yet", m.id)
 	}
-	x.pipe, x.writer = m.pipe, m.writer
+	x.pipe, x.writer, x.encode = m.pipe, m.writer, g.Compression.Server()
 	x.header = changeset.Header{Machine: m.id, Generation: st.Generation, Epoch: g.Epoch, KeyID: x.key.ID}
 	for _, d := range st.Spec.Disks {
 		x.header.Disks = append(x.header.Disks, d.Disk)
@@ -226,6 +230,7 @@ func (x *session) register(g stream.Grant, hello *wire.Hello) (*wire.Welcome, er
 		Nonce: newNonce(), Generation: st.Generation, Mode: modeOf(st, tail, whole), Position: tail, KeyID: x.key.ID,
 		Disks: x.header.Disks, ServerTime: time.Now(), CutInterval: g.Cut, BaseSetBytes: baseSetBytes,
 	}
+	w.Codec, w.Adapt = g.Compression.Agent()
 	if w.Mode != wire.ModeDelta && m.facts.baseStarted.IsZero() {
 		m.facts.begin(st.Spec.Disks)
 	}
@@ -261,7 +266,9 @@ func (x *session) run() error {
 	sent := make(chan struct{})
 	go func() { defer close(sent); x.send() }()
 	x.wake() // acknowledgements and orders from before
+	x.chunks = x.newChunks()
 	err := x.receive()
+	_ = x.chunks.Close() // receive has given its error
 	if x.open != nil {
 		x.open.abort(x.log)
 	}
@@ -272,7 +279,7 @@ func (x *session) run() error {
 		_ = x.conn.Close()
 		<-sent
 	}
-	x.count(nil, 0)
+	x.count(0, 0)
 	x.leave()
 	return err
 }

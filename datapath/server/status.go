@@ -65,7 +65,9 @@ func (m *machine) status() stream.Status {
 	}
 	m.mu.Unlock()
 	if w != nil {
-		fromReplica(&st, w.State())
+		rs := w.State()
+		fromReplica(&st, rs)
+		m.fillTimes(&st, rs.Spec.Disks)
 	}
 	if p != nil {
 		st.Spooled, _ = p.Tail()
@@ -73,6 +75,17 @@ func (m *machine) status() stream.Status {
 	}
 	st.Phase = phaseOf(st)
 	return st
+}
+
+// fillTimes gives each disk the times that are counted by its place in the replica.
+func (m *machine) fillTimes(st *stream.Status, order []replica.Disk) {
+	for i, t := range m.times.Read() {
+		for j := range st.Disks {
+			if i < len(order) && st.Disks[j].ID == order[i].ID {
+				st.Disks[j].Times = t
+			}
+		}
+	}
 }
 
 func fromReplica(st *stream.Status, s replica.State) {

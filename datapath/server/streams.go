@@ -116,6 +116,7 @@ func (m *machine) take(ctx context.Context, g stream.Grant) error {
 	if newer {
 		m.fenced, m.order = nil, 0
 		m.facts.reset(g)
+		m.times.Take()
 	}
 	w := m.writer
 	m.signal()

@@ -7,8 +7,10 @@ import (
 	"context"
 	"time"
 
+	"drover/datapath/codec"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/waterfall"
 )
 
 // Grant lets one machine, in one epoch, stream to this server. Grants are kept
@@ -24,6 +26,8 @@ type Grant struct {
 	// Attached: the disks are those attached to this master target, found by their
 	// BackingUUID, instead of images in the store.
 	Attached bool `json:"attached,omitempty"`
+	// Compression says what chunks are encoded with, and where.
+	Compression codec.Choice `json:"compression,omitzero"`
 }
 
 // Phase is what a machine's stream is doing.
@@ -51,6 +55,8 @@ type DiskProgress struct {
 	Size  int64        `json:"size"`
 	Done  int64        `json:"done"`  // bytes read and compared or sent
 	Bytes int64        `json:"bytes"` // data bytes received in this base pass
+	// Times are where the time of the disk's chunks went since the grant.
+	Times waterfall.Times `json:"times,omitzero"`
 }
 
 // Status is a machine's stream as it is now. It is also the heartbeat of the

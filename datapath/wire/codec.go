@@ -203,9 +203,6 @@ func (d *decoder) sums(dst []uint64, n int) []uint64 {
 	return dst
 }
 
-// rest takes all that is left.
-func (d *decoder) rest() []byte { return d.take(len(d.b)) }
-
 // end says whether exactly the whole payload was read.
 func (d *decoder) end() error {
 	if d.err == nil && len(d.b) > 0 {

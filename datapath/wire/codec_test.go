@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,7 +21,9 @@ import (
 
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
+	"drover/datapath/codec"
 	"drover/datapath/ident"
+	"drover/datapath/waterfall"
 )
 
 var update = flag.Bool("update", false, "write testdata/frames.txt anew")
@@ -56,12 +59,56 @@ func testDisks() []changeset.Disk {
 }
 
 func testData(length, disk int) *Data {
-	m := &Data{changeset.Extent{Disk: disk, Offset: 8192, Length: int64(length), Data: make([]byte, length)}}
+	e := changeset.Extent{Disk: disk, Offset: 8192, Length: int64(length)}
+	m := &Data{Chunk: changeset.Chunk{Disk: disk, Data: make([]byte, length)}}
 	for i := range m.Data {
 		m.Data[i] = byte(i*7 + 1)
 	}
-	m.Sums = checksum.SumAll(nil, 42, m.Offset, m.Data)
+	e.Sums = checksum.SumAll(nil, 42, e.Offset, m.Data)
+	m.Extents = []changeset.Extent{e}
 	return m
+}
+
+// largestData has as many extents and sums as a chunk can have.
+func largestData() *Data {
+	m := &Data{Chunk: changeset.Chunk{Disk: changeset.MaxDisks - 1, Data: make([]byte, changeset.MaxExtentBytes)}}
+	for sums := maxChunkSums; len(m.Extents) < changeset.MaxChunk; {
+		n := min(2, sums-(changeset.MaxChunk-len(m.Extents)-1)) // blocks, the last of one sector
+		sums -= n
+		m.Extents = append(m.Extents, changeset.Extent{Disk: m.Disk, Length: int64(n-1)*checksum.BlockSize + sector, Sums: make([]uint64, n)})
+	}
+	return m
+}
+
+// broken is a chunk of one block with something wrong.
+func broken(change func(*Data)) *Data {
+	d := testData(512, 1)
+	change(d)
+	return d
+}
+
+// testScattered is a chunk of several extents, encoded.
+func testScattered() *Data {
+	m := &Data{Chunk: changeset.Chunk{Disk: 0, Codec: codec.S2, Data: []byte("not checked by the wire")}}
+	m.Extents = []changeset.Extent{
+		{Offset: 4096, Length: 8192, Sums: []uint64{7, 8}}, {Offset: 1 << 20, Length: 1 << 29, Zero: true}, {Offset: 1 << 15, Length: 512, Sums: []uint64{9}},
+	}
+	return m
+}
+
+func testZeros(disk int, offset, length int64) *Data {
+	return &Data{Chunk: changeset.Chunk{Disk: disk, Extents: []changeset.Extent{{Disk: disk, Offset: offset, Length: length, Zero: true}}}}
+}
+
+func testTimes(n int) []waterfall.Times {
+	out := make([]waterfall.Times, n)
+	for i := range out {
+		out[i].Chunks = int64(i + 1)
+		for s := range out[i].Spent {
+			out[i].Spent[s] = time.Duration(i*100 + s)
+		}
+	}
+	return out
 }
 
 // samples are messages of every kind from every side that sends it, in an order
@@ -73,12 +120,12 @@ func samples() []sample {
 		{fromAgent, &Hello{Machine: ident.MachineID{0xa1, 15: 0x1a}, Epoch: 3, AgentVersion: "1.2.3", Instance: "4209-uuid",
 			Disks: testDisks(), Known: pos, Outstanding: []ident.Position{{Epoch: 3, Seq: 78, Digest: digestOf(9)}}, SourceTime: at}},
 		{fromServer, &Welcome{Nonce: testNonce, Generation: 5, Mode: ModeCompare, Position: pos, KeyID: "key-é",
-			Disks: testDisks(), ServerTime: at, CutInterval: 5 * time.Minute, BaseSetBytes: 64 << 20}},
+			Disks: testDisks(), ServerTime: at, CutInterval: 5 * time.Minute, BaseSetBytes: 64 << 20, Codec: codec.S2, Adapt: true}},
 		{fromAgent, &Progress{Disk: 1, Done: 4096, Total: 4608}},
 		{fromAgent, &Begin{Seq: 78, Prev: digestOf(0x80), Kind: changeset.Delta}},
 		{fromAgent, testData(512, 1)},
-		{fromAgent, &Zero{Disk: 0, Offset: 1 << 20, Length: 1 << 29}},
-		{fromAgent, &End{Seq: 78, Extents: 2, Cut: changeset.Cut{SourceTime: at, ClockOffset: -time.Millisecond,
+		{fromAgent, testScattered()},
+		{fromAgent, &End{Seq: 78, Extents: 4, Times: testTimes(2), Cut: changeset.Cut{SourceTime: at, ClockOffset: -time.Millisecond,
 			Consistency: 3, Complete: true, Final: true, Freeze: 1500 * time.Millisecond, Note: "vss"}}},
 		{fromAgent, &SumsQuery{Disk: 1, Level: 2, First: 1 << 33, Count: 8192}},
 		{fromAgent, &Pong{Time: at}},
@@ -154,6 +201,10 @@ func TestSamplesCoverEveryKind(t *testing.T) {
 		seen[s.m.kind()] |= s.from
 	}
 	for k := KindHello; int(k) < len(kinds); k++ {
+		if kinds[k].max == 0 { // of an earlier version
+			require.Nil(t, newMessage(k))
+			continue
+		}
 		require.Equal(t, kinds[k].from, seen[k], "%s", k)
 		require.Equal(t, k, newMessage(k).kind())
 	}
@@ -206,9 +257,8 @@ func largest() []Message {
 		&Welcome{Nonce: 1, Mode: ModeCopy, KeyID: short, Disks: disks, CutInterval: 1, BaseSetBytes: changeset.MaxBytes},
 		&Refuse{Code: 1, Detail: strings.Repeat("d", MaxText)},
 		&Begin{Seq: 1, Kind: changeset.Base},
-		testData(changeset.MaxExtentBytes, changeset.MaxDisks-1),
-		&Zero{Length: changeset.MaxDiskSize},
-		&End{Seq: 1, Extents: changeset.MaxExtents, Cut: changeset.Cut{SourceTime: at, Note: strings.Repeat("n", maxNote)}},
+		largestData(),
+		&End{Seq: 1, Times: testTimes(changeset.MaxDisks), Extents: changeset.MaxExtents, Cut: changeset.Cut{SourceTime: at, Note: strings.Repeat("n", maxNote)}},
 		&Ack{Level: Applied, Position: ident.Position{Seq: 1}},
 		&SumsQuery{Count: checksum.MaxSums, Level: checksum.MaxLevel},
 		&Sums{Sums: make([]uint64, checksum.MaxSums)},
@@ -234,11 +284,13 @@ func TestFormatTableOfKinds(t *testing.T) {
 	text, err := os.ReadFile("FORMAT.md")
 	require.NoError(t, err)
 	rows := regexp.MustCompile(`(?m)^\| (\d+) \| (\w+) \| (agent|server|both) \| (\d+) \|$`).FindAllStringSubmatch(string(text), -1)
-	require.Len(t, rows, len(kinds)-1)
+	require.Len(t, rows, len(kinds)-2, "all but 0 and 6")
 	sides := map[string]side{"agent": fromAgent, "server": fromServer, "both": fromAgent | fromServer}
-	for i, row := range rows {
-		k := Kind(i + 1)
-		require.Equal(t, strconv.Itoa(i+1), row[1])
+	k := Kind(0)
+	for _, row := range rows {
+		for k++; kinds[k].max == 0; k++ { // of an earlier version
+		}
+		require.Equal(t, strconv.Itoa(int(k)), row[1])
 		require.Equal(t, k.String(), row[2])
 		require.Equal(t, kinds[k].from, sides[row[3]], "%s", k)
 		require.Equal(t, strconv.Itoa(int(kinds[k].max)), row[4], "%s", k)
@@ -259,12 +311,14 @@ func TestInvalidMessagesAreNotMarshalled(t *testing.T) {
 		&Welcome{Nonce: 1, Mode: ModeCopy, BaseSetBytes: 1, Disks: disks}, &Welcome{Nonce: 1, Mode: ModeCopy, CutInterval: 1, Disks: disks},
 		&Refuse{}, &Refuse{Code: 1, RetryAfter: -1}, &Refuse{Code: 1, Detail: strings.Repeat("x", MaxText+1)},
 		&Begin{Kind: changeset.Base}, &Begin{Seq: 1, Kind: 3},
-		&Data{}, &Data{changeset.Extent{Length: 512, Zero: true}}, &Data{changeset.Extent{Length: 512, Data: make([]byte, 512)}},
-		&Data{changeset.Extent{Length: 1024, Data: make([]byte, 512), Sums: []uint64{1}}},
-		&Zero{Length: 511}, &Zero{Offset: 512, Length: 512}, &Zero{Offset: -4096, Length: 4096}, &Zero{Disk: 64, Length: 512},
-		&Zero{Offset: changeset.MaxDiskSize, Length: 512}, &Zero{Disk: -1, Length: 512},
-		&End{Seq: 1}, &End{Cut: changeset.Cut{SourceTime: late}}, &End{Seq: 1, Cut: changeset.Cut{SourceTime: late}},
+		&Data{}, broken(func(d *Data) { d.Extents[0].Zero = true }), broken(func(d *Data) { d.Extents[0].Sums = nil }),
+		broken(func(d *Data) { d.Data = d.Data[:511] }), broken(func(d *Data) { d.Codec = 3 }), broken(func(d *Data) { d.Codec = codec.S2 }),
+		broken(func(d *Data) { d.Extents = slices.Repeat(d.Extents, changeset.MaxChunk+1) }), broken(func(d *Data) { d.Extents[0].Disk = 2 }),
+		testZeros(0, 0, 511), testZeros(0, 512, 512), testZeros(0, -4096, 4096), testZeros(64, 0, 512),
+		testZeros(0, changeset.MaxDiskSize, 512), testZeros(-1, 0, 512),
 		&End{Seq: 1, Extents: changeset.MaxExtents + 1}, &End{Seq: 1, Cut: changeset.Cut{Consistency: 4}}, &End{Seq: 1, Cut: changeset.Cut{Freeze: -1}},
+		&End{Seq: 1, Cut: changeset.Cut{SourceTime: time.Unix(1, 0)}, Times: testTimes(changeset.MaxDisks + 1)},
+		&End{Seq: 1, Cut: changeset.Cut{SourceTime: time.Unix(1, 0)}, Times: []waterfall.Times{{Chunks: -1}}},
 		&Ack{Position: pos}, &Ack{Level: 4, Position: pos}, &Ack{Level: Spooled},
 		&SumsQuery{}, &SumsQuery{Count: 8193}, &SumsQuery{Count: 1, Level: 8}, &SumsQuery{Count: 1, First: -1}, &Sums{Disk: 64, Sums: []uint64{1}},
 		&Progress{Done: 2, Total: 1}, &Progress{Done: -1}, &Progress{Total: changeset.MaxDiskSize + 1},
@@ -279,11 +333,16 @@ func TestInvalidMessagesAreNotMarshalled(t *testing.T) {
 
 // Counts that the payload cannot hold are refused before memory is taken for them.
 func TestCountsAreCheckedFirst(t *testing.T) {
-	var data, sums, hello encoder
+	var data, one, sums, hello encoder
 	data.u32(0)
-	data.i64(0)
-	data.u32(512)
-	data.u32(math.MaxUint32)
+	data.u8(0)
+	data.u16(changeset.MaxChunk)
+	one.u32(0)
+	one.u8(0)
+	one.u16(1)
+	one.flag(false)
+	one.i64(0)
+	one.i64(math.MaxInt64)
 	sums.u32(0)
 	sums.u32(0)
 	sums.i64(0)
@@ -295,7 +354,8 @@ func TestCountsAreCheckedFirst(t *testing.T) {
 		payload []byte
 		text    string
 	}{
-		{KindData, data.buf, "out of range"},
+		{KindData, data.buf, "512 extents in 0 bytes"},
+		{KindData, one.buf, "extent of 9223372036854775807 bytes"},
 		{KindSums, sums.buf, "8192 sums in 0 bytes"},
 		{KindHello, hello.buf, "64 disks in 0 bytes"},
 	} {
@@ -338,12 +398,12 @@ func TestBadHeaders(t *testing.T) {
 
 func TestOtherVersionIsItsOwnCode(t *testing.T) {
 	frame := (&frameState{from: fromAgent}).encode(t, samples()[0].m)
-	frame[offVersion] = 2
+	frame[offVersion] = 1
 	_, err := play(fromServer, 0, frame).Receive()
 	var p *ProtocolError
 	require.ErrorAs(t, err, &p)
 	require.Equal(t, CodeVersion, p.Code)
-	require.Equal(t, "protocol error (version): protocol version 2, want 1: upgrade the older side", err.Error())
+	require.Equal(t, "protocol error (version): protocol version 1, want 2: upgrade the older side", err.Error())
 }
 
 func TestKindsOfTheWrongTimeOrSide(t *testing.T) {

@@ -53,7 +53,6 @@ type Conn struct {
 	in      frameState
 	r       io.Reader
 	payload []byte
-	data    Data
 
 	nonce     atomic.Uint64
 	lingerMu  sync.Mutex
@@ -144,7 +143,7 @@ func (c *Conn) write(m Message, last bool) error {
 	return c.w.Flush()
 }
 
-// Receive gives the next message. A Data message is valid until the next call.
+// Receive gives the next message. It is the caller's; see Data.Free.
 // Errors: *ProtocolError for a bad frame, ErrRefused after Refuse, io.EOF when the
 // other side closed between frames, a timeout when it was silent for IdleTimeout.
 func (c *Conn) Receive() (Message, error) {
@@ -183,10 +182,10 @@ func (c *Conn) receive() (Message, error) {
 		}
 		return nil, fmt.Errorf("receive from %s: %w", c.peer, err)
 	}
-	if kind == KindData {
-		return &c.data, decode(&c.data, payload)
-	}
 	m := newMessage(kind)
+	if d, ok := m.(*Data); ok { // its memory is the caller's from now on
+		d.memory, c.payload = c.payload, nil
+	}
 	return m, decode(m, payload)
 }
 

@@ -72,7 +72,7 @@ func session(t *testing.T) (agent, server *Conn) {
 		require.NoError(t, from.Send(s.m))
 		got, err := to.Receive()
 		require.NoError(t, err)
-		require.Equal(t, s.m, got)
+		require.Equal(t, s.m, said(got))
 	}
 	return agent, server
 }
@@ -110,7 +110,7 @@ func TestSessionCarriesEveryKind(t *testing.T) {
 		for _, m := range want {
 			got, err := to.Receive()
 			require.NoError(t, err)
-			require.Equal(t, m, got)
+			require.Equal(t, m, said(got))
 		}
 		require.NoError(t, <-sent)
 	}
@@ -133,7 +133,7 @@ func TestDataOfFullSize(t *testing.T) {
 	for disk := range 3 {
 		got, err := server.Receive()
 		require.NoError(t, err)
-		require.Equal(t, testData(1<<20, disk), got)
+		require.Equal(t, testData(1<<20, disk), said(got))
 	}
 	got, err := server.Receive()
 	require.NoError(t, err)
@@ -372,7 +372,7 @@ func TestUpgradeChecksTheRequest(t *testing.T) {
 		"HTTP/2":             {func(r *http.Request) { r.ProtoMajor = 2 }, http.StatusBadRequest},
 		"body":               {func(r *http.Request) { r.ContentLength = 1 }, http.StatusBadRequest},
 		"no upgrade":         {func(r *http.Request) { r.Header.Del("Connection") }, http.StatusUpgradeRequired},
-		"another protocol":   {func(r *http.Request) { r.Header.Set("Upgrade", "drover/2") }, http.StatusUpgradeRequired},
+		"another protocol":   {func(r *http.Request) { r.Header.Set("Upgrade", "drover/1") }, http.StatusUpgradeRequired},
 		"cannot be hijacked": {func(*http.Request) {}, http.StatusInternalServerError},
 	} {
 		r := httptest.NewRequest(http.MethodGet, Path, nil)
@@ -422,4 +422,12 @@ func TestDialEndsWithItsContext(t *testing.T) {
 	_, err = Dial(ctx, nil, raw.Addr().String(), ca.Client(agentPeer, serverPeer))
 	require.ErrorIs(t, err, context.Canceled)
 	require.NoError(t, (<-held).Close())
+}
+
+// said is what a message says, without the memory it lies in.
+func said(m Message) Message {
+	if d, ok := m.(*Data); ok {
+		d.memory = nil
+	}
+	return m
 }

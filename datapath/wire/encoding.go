@@ -3,10 +3,14 @@ package wire
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
+	"drover/datapath/codec"
 	"drover/datapath/ident"
+	"drover/datapath/waterfall"
 )
 
 // Limits and sizes of fields; FORMAT.md has the layouts.
@@ -17,6 +21,13 @@ const (
 	maxShortText   = 128 // bytes of a version, an instance or a key's name
 	maxNote        = 200
 	MaxOutstanding = 256 // positions in Hello.Outstanding
+
+	extentBytes = 1 + 8 + 8 // of a chunk, without its sums
+	// maxChunkSums: full blocks, and in each extent all of the last one but a sector
+	// may be missing.
+	maxChunkSums = changeset.MaxExtentBytes/checksum.BlockSize + changeset.MaxChunk*(checksum.BlockSize-sector)/checksum.BlockSize
+	timesBytes   = 8 + 8*waterfall.Stages
+	maxSpent     = 10 * 365 * 24 * time.Hour // of one set's chunks in one stage, summed
 )
 
 func (m *Hello) marshal(e *encoder) {
@@ -73,6 +84,8 @@ func (m *Welcome) marshal(e *encoder) {
 	e.i64(m.BaseSetBytes)
 	e.text(m.KeyID)
 	e.disks(m.Disks)
+	e.u8(uint8(m.Codec))
+	e.flag(m.Adapt)
 }
 
 func (m *Welcome) unmarshal(d *decoder) {
@@ -85,6 +98,8 @@ func (m *Welcome) unmarshal(d *decoder) {
 	m.BaseSetBytes = d.i64()
 	m.KeyID = d.text(maxShortText)
 	m.Disks = d.disks()
+	m.Codec = codec.Codec(d.u8())
+	m.Adapt = d.flag()
 }
 
 // Validate checks the fields.
@@ -96,6 +111,8 @@ func (m *Welcome) Validate() error {
 		return fmt.Errorf("unknown mode %d", m.Mode)
 	case m.CutInterval <= 0:
 		return fmt.Errorf("cut interval %s", m.CutInterval)
+	case !m.Codec.Valid():
+		return fmt.Errorf("unknown %s", m.Codec)
 	case m.BaseSetBytes <= 0 || m.BaseSetBytes > changeset.MaxBytes:
 		return fmt.Errorf("base sets of %d bytes, want 1 to %d", m.BaseSetBytes, changeset.MaxBytes)
 	}
@@ -144,42 +161,83 @@ func (m *Begin) Validate() error {
 
 func (m *Data) marshal(e *encoder) {
 	e.u32(uint32(m.Disk))
-	e.i64(m.Offset)
-	e.u32(uint32(m.Length))
-	e.u32(uint32(len(m.Sums)))
-	e.sums(m.Sums)
+	e.u8(uint8(m.Codec))
+	e.u16(uint16(len(m.Extents)))
+	for i := range m.Extents {
+		x := &m.Extents[i]
+		e.flag(x.Zero)
+		e.i64(x.Offset)
+		e.i64(x.Length)
+		e.sums(x.Sums)
+	}
+	e.u32(uint32(len(m.Data)))
 	e.tail = m.Data
 }
 
 func (m *Data) unmarshal(d *decoder) {
 	m.Disk = d.index()
-	m.Offset = d.i64()
-	m.Length = int64(d.u32())
-	n := d.index()
-	if n > maxExtentSums {
-		d.fail("%d sums, at most %d", n, maxExtentSums)
+	m.Codec = codec.Codec(d.u8())
+	n := int(d.u16())
+	if n > changeset.MaxChunk || n*extentBytes > len(d.b) {
+		d.fail("%d extents in %d bytes, at most %d", n, len(d.b), changeset.MaxChunk)
 		return
 	}
-	m.Zero = false
-	m.Sums = d.sums(m.Sums, n)
-	m.Data = d.rest()
+	m.Extents = make([]changeset.Extent, 0, n)
+	sums := make([]uint64, min(maxChunkSums, len(d.b)/8)) // of all extents
+	for range n {
+		x := changeset.Extent{Disk: m.Disk, Zero: d.flag(), Offset: d.i64(), Length: d.i64()}
+		if !x.Zero {
+			k := checksum.Blocks(min(max(x.Length, 0), changeset.MaxExtentBytes))
+			if k > int64(len(sums)) {
+				d.fail("extent of %d bytes, a chunk has at most %d sums", x.Length, maxChunkSums)
+				return
+			}
+			x.Sums = d.sums(sums[:k:k], int(k))
+			sums = sums[k:]
+		}
+		m.Extents = append(m.Extents, x)
+	}
+	m.Data = d.take(d.index())
 }
 
-const maxExtentSums = changeset.MaxExtentBytes / checksum.BlockSize
-
-// Validate checks the fields; the sums themselves are checked by the receiver,
-// who knows the disk's seed.
+// Validate checks the fields; that the data can be decoded and the sums are right
+// is checked by the receiver, who knows the disk's seed.
 func (m *Data) Validate() error {
-	if err := validRange(m.Disk, m.Offset, m.Length, changeset.MaxExtentBytes); err != nil {
+	if n := len(m.Extents); n == 0 || n > changeset.MaxChunk {
+		return fmt.Errorf("chunk of %d extents, want 1 to %d", n, changeset.MaxChunk)
+	}
+	if !m.Codec.Valid() {
+		return fmt.Errorf("unknown %s", m.Codec)
+	}
+	for i := range m.Extents {
+		if err := validExtent(m.Disk, &m.Extents[i]); err != nil {
+			return err
+		}
+	}
+	plain, data := m.Plain(), int64(len(m.Data))
+	switch {
+	case plain > changeset.MaxExtentBytes:
+		return fmt.Errorf("chunk of %d plain bytes, at most %d", plain, changeset.MaxExtentBytes)
+	case m.Codec == codec.None && data != plain || m.Codec != codec.None && data >= plain:
+		return fmt.Errorf("%d bytes of data (%s) for %d plain bytes", data, m.Codec, plain)
+	}
+	return nil
+}
+
+func validExtent(disk int, x *changeset.Extent) error {
+	limit := int64(changeset.MaxExtentBytes)
+	if x.Zero {
+		limit = changeset.MaxDiskSize
+	}
+	if err := validRange(disk, x.Offset, x.Length, limit); err != nil {
 		return err
 	}
-	switch {
-	case m.Zero:
-		return errors.New("range of zeros sent as data")
-	case int64(len(m.Data)) != m.Length:
-		return fmt.Errorf("%d bytes of data for a length of %d", len(m.Data), m.Length)
-	case int64(len(m.Sums)) != checksum.Blocks(m.Length):
-		return fmt.Errorf("%d sums for %d blocks", len(m.Sums), checksum.Blocks(m.Length))
+	want := checksum.Blocks(x.Length)
+	if x.Zero {
+		want = 0
+	}
+	if int64(len(x.Sums)) != want || x.Disk != disk || x.Data != nil {
+		return fmt.Errorf("%d sums for %d blocks of disk %d in a chunk of disk %d", len(x.Sums), want, x.Disk, disk)
 	}
 	return nil
 }
@@ -196,23 +254,6 @@ func validRange(disk int, offset, length, limit int64) error {
 	return validDisk(disk)
 }
 
-func (m *Zero) marshal(e *encoder) {
-	e.u32(uint32(m.Disk))
-	e.i64(m.Offset)
-	e.i64(m.Length)
-}
-
-func (m *Zero) unmarshal(d *decoder) {
-	m.Disk = d.index()
-	m.Offset = d.i64()
-	m.Length = d.i64()
-}
-
-// Validate checks the fields.
-func (m *Zero) Validate() error {
-	return validRange(m.Disk, m.Offset, m.Length, changeset.MaxDiskSize)
-}
-
 func (m *End) marshal(e *encoder) {
 	e.u64(uint64(m.Seq))
 	e.i64(m.Extents)
@@ -223,6 +264,13 @@ func (m *End) marshal(e *encoder) {
 	e.flag(m.Cut.Final)
 	e.i64(int64(m.Cut.Freeze))
 	e.text(m.Cut.Note)
+	e.u16(uint16(len(m.Times)))
+	for i := range m.Times {
+		e.i64(m.Times[i].Chunks)
+		for _, t := range m.Times[i].Spent {
+			e.i64(int64(t))
+		}
+	}
 }
 
 func (m *End) unmarshal(d *decoder) {
@@ -235,6 +283,18 @@ func (m *End) unmarshal(d *decoder) {
 	m.Cut.Final = d.flag()
 	m.Cut.Freeze = d.duration()
 	m.Cut.Note = d.text(maxNote)
+	n := int(d.u16())
+	if n > changeset.MaxDisks || n*timesBytes > len(d.b) {
+		d.fail("times of %d disks in %d bytes, at most %d", n, len(d.b), changeset.MaxDisks)
+		return
+	}
+	for range n {
+		t := waterfall.Times{Chunks: d.i64()}
+		for i := range t.Spent {
+			t.Spent[i] = d.duration()
+		}
+		m.Times = append(m.Times, t)
+	}
 }
 
 // Validate checks the fields.
@@ -248,6 +308,13 @@ func (m *End) Validate() error {
 		return fmt.Errorf("freeze of %s", m.Cut.Freeze)
 	case m.Cut.SourceTime.IsZero():
 		return errors.New("cut without a time")
+	case len(m.Times) > changeset.MaxDisks:
+		return fmt.Errorf("times of %d disks, at most %d", len(m.Times), changeset.MaxDisks)
+	}
+	for _, t := range m.Times {
+		if t.Chunks < 0 || slices.ContainsFunc(t.Spent[:], func(d time.Duration) bool { return d < 0 || d > maxSpent }) {
+			return errors.New("times that cannot be")
+		}
 	}
 	return errors.Join(validTime("cut's time", m.Cut.SourceTime), validText("note", m.Cut.Note, maxNote))
 }

@@ -138,7 +138,7 @@ func (c Code) String() string {
 }
 
 var kindNames = [...]string{
-	KindHello: "Hello", KindWelcome: "Welcome", KindRefuse: "Refuse", KindBegin: "Begin", KindData: "Data", KindZero: "Zero",
+	KindHello: "Hello", KindWelcome: "Welcome", KindRefuse: "Refuse", KindBegin: "Begin", KindData: "Data",
 	KindEnd: "End", KindAck: "Ack", KindSumsQuery: "SumsQuery", KindSums: "Sums", KindProgress: "Progress",
 	KindCommand: "Command", KindPing: "Ping", KindPong: "Pong",
 }

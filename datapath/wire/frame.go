@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"sync"
 
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
@@ -49,12 +50,11 @@ var kinds = [...]struct {
 	KindHello: {fromAgent, 16 + 8 + 8 + positionBytes + 2*(2+maxShortText) +
 		2 + changeset.MaxDisks*diskBytes + 2 + MaxOutstanding*positionBytes, true, false},
 	KindWelcome: {fromServer, 8 + 4 + 1 + positionBytes + 8 + 8 + 8 + 2 + maxShortText +
-		2 + changeset.MaxDisks*diskBytes, true, false},
+		2 + changeset.MaxDisks*diskBytes + 1 + 1, true, false},
 	KindRefuse:    {fromAgent | fromServer, 2 + 8 + 2 + MaxText, true, false},
 	KindBegin:     {fromAgent, 8 + 32 + 1, false, true},
-	KindData:      {fromAgent, 4 + 8 + 4 + 4 + 8*maxExtentSums + changeset.MaxExtentBytes, false, true},
-	KindZero:      {fromAgent, 4 + 8 + 8, false, true},
-	KindEnd:       {fromAgent, 8 + 8 + 8 + 8 + 1 + 1 + 1 + 8 + 2 + maxNote, false, false},
+	KindData:      {fromAgent, 4 + 1 + 2 + changeset.MaxChunk*extentBytes + 8*maxChunkSums + 4 + changeset.MaxExtentBytes, false, true},
+	KindEnd:       {fromAgent, 8 + 8 + 8 + 8 + 1 + 1 + 1 + 8 + 2 + maxNote + 2 + changeset.MaxDisks*timesBytes, false, false},
 	KindAck:       {fromServer, 1 + positionBytes, false, false},
 	KindSumsQuery: {fromAgent, 4 + 4 + 8 + 4, false, false},
 	KindSums:      {fromServer, 4 + 4 + 8 + 4 + 8*checksum.MaxSums, false, false},
@@ -141,7 +141,7 @@ func (s *frameState) next(r io.Reader, buf *[]byte) (Kind, []byte, error) {
 		return 0, nil, err
 	}
 	if cap(*buf) < int(length) {
-		*buf = make([]byte, length)
+		*buf = memory(int(length))
 	}
 	payload := (*buf)[:length:length]
 	if _, err := io.ReadFull(r, payload); err != nil {
@@ -158,6 +158,24 @@ func (s *frameState) next(r io.Reader, buf *[]byte) (Kind, []byte, error) {
 	return kind, payload, nil
 }
 
+const (
+	// smallPayload is up to where memory of the right size is made for a payload.
+	smallPayload = 64 << 10
+	// dataMemory is what holds any payload.
+	dataMemory = MaxFrame
+)
+
+// memories are used again for the data of large chunks.
+var memories = sync.Pool{New: func() any { return new([dataMemory]byte) }}
+
+// memory for a payload whose length was checked.
+func memory(n int) []byte {
+	if n <= smallPayload {
+		return make([]byte, n)
+	}
+	return memories.Get().(*[dataMemory]byte)[:]
+}
+
 func newMessage(k Kind) Message {
 	switch k {
 	case KindHello:
@@ -170,8 +188,6 @@ func newMessage(k Kind) Message {
 		return new(Begin)
 	case KindData:
 		return new(Data)
-	case KindZero:
-		return new(Zero)
 	case KindEnd:
 		return new(End)
 	case KindAck:

@@ -9,7 +9,7 @@
 //	                         <-   Welcome | Refuse
 //	SumsQuery                ->                      (compare, when asked to)
 //	                         <-   Sums
-//	Begin, Data|Zero..., End ->                      (one change set)
+//	Begin, Data..., End      ->                      (one change set)
 //	                         <-   Ack (spooled), Ack (stored)
 //	                         <-   Command            (at any time: cut now, stop)
 //	Ping                     <->  Pong               (Receive answers a Ping itself)
@@ -22,15 +22,18 @@ import (
 	"time"
 
 	"drover/datapath/changeset"
+	"drover/datapath/codec"
 	"drover/datapath/ident"
+	"drover/datapath/waterfall"
 )
 
-// Version is the protocol's version; no other is spoken.
-const Version = 1
+// Version is the protocol's version; no other is spoken. Version 1 sent every extent
+// in a frame of its own and nothing compressed.
+const Version = 2
 
 // UpgradeToken is the value of the Upgrade header; Path is what is requested.
 const (
-	UpgradeToken = "drover/1"
+	UpgradeToken = "drover/2"
 	Path         = "/v1/stream"
 )
 
@@ -99,6 +102,10 @@ type Welcome struct {
 	CutInterval time.Duration
 	// BaseSetBytes bounds the plain data of one base set.
 	BaseSetBytes int64
+	// Codec is what the agent encodes chunks with. With Adapt it begins with it and
+	// changes as the line and its processors allow.
+	Codec codec.Codec
+	Adapt bool
 }
 
 // Code is why a session was refused or ended.
@@ -135,13 +142,18 @@ type Begin struct {
 	Kind changeset.Kind
 }
 
-// Data is an extent with data; Disk is the index in Welcome.Disks.
-type Data struct{ changeset.Extent }
+// Data is a chunk of a change set; Disk is the index in Welcome.Disks.
+type Data struct {
+	changeset.Chunk
+	memory []byte // of Chunk.Data, when it was received
+}
 
-// Zero is a range of zeros, of any length.
-type Zero struct {
-	Disk           int
-	Offset, Length int64
+// Free gives the memory of a received message back. It is not used afterwards.
+func (m *Data) Free() {
+	if cap(m.memory) == dataMemory {
+		memories.Put((*[dataMemory]byte)(m.memory[:dataMemory]))
+	}
+	m.memory, m.Data = nil, nil
 }
 
 // End completes a change set. Extents is how many were sent, to notice loss.
@@ -149,6 +161,8 @@ type End struct {
 	Seq     ident.Seq
 	Extents int64
 	Cut     changeset.Cut
+	// Times are what the agent's stages took for the set's chunks, by disk.
+	Times []waterfall.Times
 }
 
 // Level is how far data is safe.
@@ -220,7 +234,7 @@ const (
 	KindRefuse
 	KindBegin
 	KindData
-	KindZero
+	_ // a range of zeros, in version 1
 	KindEnd
 	KindAck
 	KindSumsQuery
@@ -236,7 +250,6 @@ func (*Welcome) kind() Kind   { return KindWelcome }
 func (*Refuse) kind() Kind    { return KindRefuse }
 func (*Begin) kind() Kind     { return KindBegin }
 func (*Data) kind() Kind      { return KindData }
-func (*Zero) kind() Kind      { return KindZero }
 func (*End) kind() Kind       { return KindEnd }
 func (*Ack) kind() Kind       { return KindAck }
 func (*SumsQuery) kind() Kind { return KindSumsQuery }

@@ -58,21 +58,26 @@ func root(t *testing.T) string {
 // arrows say what each top folder may import of ours. The most specific prefix
 // counts.
 var arrows = map[string][]string{
-	"datapath":            {"datapath"},
-	"agent":               {"agent", "datapath/durable", "datapath/wire", "datapath/checksum", "datapath/changeset", "datapath/ident"},
+	"datapath": {"datapath"},
+	"agent": {"agent", "datapath/durable", "datapath/wire", "datapath/checksum", "datapath/changeset", "datapath/codec", "datapath/compress",
+		"datapath/ident", "datapath/ordered", "datapath/waterfall"},
 	"activities":          {"activities", "datapath", "workflows/api", "agent/controlapi"},
-	"workflows":           {"workflows", "datapath/ident", "datapath/replica", "datapath/stream"},
-	"workflows/api":       {"datapath/ident", "datapath/replica", "datapath/stream"},
+	"workflows":           {"workflows", "datapath/codec", "datapath/ident", "datapath/replica", "datapath/stream"},
+	"workflows/api":       {"datapath/codec", "datapath/ident", "datapath/replica", "datapath/stream"},
 	"worker":              {"worker", "workflows", "activities", "datapath", "agent/controlapi", "agent/enrol"},
-	"starter":             {"starter", "workflows/api", "datapath/ident", "datapath/replica", "datapath/stream"},
+	"starter":             {"starter", "workflows/api", "datapath/codec", "datapath/ident", "datapath/replica", "datapath/stream", "datapath/waterfall"},
 	"agent/controlapi":    {"datapath/ident"},
 	"datapath/ident":      {},
 	"datapath/checksum":   {"datapath/ident"},
-	"datapath/changeset":  {"datapath/ident", "datapath/checksum"},
+	"datapath/changeset":  {"datapath/codec", "datapath/compress", "datapath/ident", "datapath/checksum"},
+	"datapath/codec":      {},
+	"datapath/compress":   {"datapath/codec"},
+	"datapath/ordered":    {},
+	"datapath/waterfall":  {},
 	"datapath/cachestore": {"datapath/ident", "datapath/durable"},
 	"datapath/replica":    {"datapath/replica", "datapath/durable", "datapath/ident", "datapath/checksum", "datapath/changeset"},
-	"datapath/stream":     {"datapath/ident", "datapath/replica"},
-	"datapath/wire":       {"datapath/ident", "datapath/checksum", "datapath/changeset"},
+	"datapath/stream":     {"datapath/codec", "datapath/ident", "datapath/replica", "datapath/waterfall"},
+	"datapath/wire":       {"datapath/codec", "datapath/ident", "datapath/checksum", "datapath/changeset", "datapath/waterfall"},
 }
 
 // outside says what a folder may not import of others' code.

@@ -7,6 +7,7 @@ package scan
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"drover/agent/tracker"
 	"drover/datapath/changeset"
@@ -18,8 +19,9 @@ const Name = "scan"
 
 // Tracker implements [tracker.Tracker].
 type Tracker struct {
-	disks []tracker.Disk
-	state []*state
+	disks  []tracker.Disk
+	state  []*state
+	hashed time.Duration
 }
 
 // state is what is known of the replica of one disk.
@@ -60,7 +62,7 @@ func (t *Tracker) Learn(ctx context.Context, disk int, p tracker.Progress) (chec
 	err = read(ctx, t.disks[disk], s.disk.Size, func(c chunk) error {
 		if c.data != nil {
 			first := c.offset / checksum.BlockSize
-			copy(s.sums[first:], c.sums(s.disk.Seed))
+			copy(s.sums[first:], t.sums(c, s.disk.Seed))
 		}
 		report(p, c)
 		return nil
@@ -81,7 +83,11 @@ func (t *Tracker) Pass(ctx context.Context, disk int, emit tracker.Emit, p track
 		return err
 	}
 	err = read(ctx, t.disks[disk], s.disk.Size, func(c chunk) error {
-		if err := s.compare(disk, c, emit); err != nil {
+		var fresh []uint64
+		if c.data != nil {
+			fresh = t.sums(c, s.disk.Seed)
+		}
+		if err := s.compare(disk, c, fresh, emit); err != nil {
 			return err
 		}
 		report(p, c)
@@ -118,6 +124,21 @@ func (t *Tracker) check(disk int) (*state, error) {
 	return s, nil
 }
 
+// sums computes a chunk's sums and counts the time.
+func (t *Tracker) sums(c chunk, seed uint64) []uint64 {
+	begin := time.Now()
+	out := c.sums(seed)
+	t.hashed += time.Since(begin)
+	return out
+}
+
+// Hashed is the time spent for checksums since the last call.
+func (t *Tracker) Hashed() time.Duration {
+	d := t.hashed
+	t.hashed = 0
+	return d
+}
+
 func report(p tracker.Progress, c chunk) {
 	if p != nil {
 		p(c.offset + c.length)
@@ -129,12 +150,9 @@ func (s *state) differs(block int64, sum uint64) bool {
 	return s.sums[block] != sum || s.unknown[block/64]&(1<<(block%64)) != 0
 }
 
-// compare emits the runs of a chunk that differ, each all data or all zeros.
-func (s *state) compare(disk int, c chunk, emit tracker.Emit) error {
-	var fresh []uint64
-	if c.data != nil {
-		fresh = c.sums(s.disk.Seed)
-	}
+// compare emits the runs of a chunk that differ, each all data or all zeros. fresh
+// are its sums, none for a hole.
+func (s *state) compare(disk int, c chunk, fresh []uint64, emit tracker.Emit) error {
 	sumOf := func(i int64) uint64 {
 		if fresh == nil {
 			return 0
