@@ -23,14 +23,16 @@ const (
 	adaptBy    = 2
 )
 
-// pack is a chunk on its way to the line.
+// pack is a chunk on its way to the line, or a message that keeps its place among
+// them.
 type pack struct {
-	plain []byte // of all extents, one after the other
-	coded []byte // memory to encode into
-	with  codec.Codec
-	lap   waterfall.Lap
-	data  wire.Data
-	sums  []uint64 // of all extents
+	message wire.Message // Begin or End; then the rest means nothing
+	plain   []byte       // of all extents, one after the other
+	coded   []byte       // memory to encode into
+	with    codec.Codec
+	lap     waterfall.Lap
+	data    wire.Data
+	sums    []uint64 // of all extents
 }
 
 // packer gathers extents into chunks, encodes them on several goroutines and sends
@@ -111,21 +113,21 @@ func (k *packer) flush() error {
 	return k.queue.Put(p)
 }
 
-// drain waits until all is sent and gives the times of it.
-func (k *packer) drain() ([]waterfall.Times, error) {
+// tell sends a message after all that was added before.
+func (k *packer) tell(m wire.Message) error {
 	if err := k.flush(); err != nil {
-		return nil, err
+		return err
 	}
-	if err := k.queue.Drain(); err != nil {
-		return nil, err
-	}
-	return k.times.Take(), nil
+	return k.queue.Put(&pack{message: m})
 }
 
 // close ends the packer's goroutines; what was not sent is lost. The line is closed.
 func (k *packer) close() { _ = k.queue.Close() }
 
 func (k *packer) encode(p *pack) error {
+	if p.message != nil {
+		return nil
+	}
 	if p.with != codec.None && p.coded == nil {
 		p.coded = compress.Memory()
 	}
@@ -135,6 +137,15 @@ func (k *packer) encode(p *pack) error {
 }
 
 func (k *packer) send(p *pack, err error) error {
+	if p.message != nil {
+		if end, ok := p.message.(*wire.End); ok {
+			end.Times = k.times.Take()
+		}
+		if err == nil {
+			err = k.conn.Send(p.message)
+		}
+		return err
+	}
 	if err == nil {
 		err = k.conn.Send(&p.data)
 	}

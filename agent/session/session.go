@@ -36,10 +36,9 @@ type session struct {
 	cancel  context.CancelCauseFunc
 	wg      sync.WaitGroup
 
-	spooled chan ident.Position
-	sums    chan *wire.Sums
-	orders  chan wire.Order
-	room    chan struct{} // of size 1: a set was stored
+	sums   chan *wire.Sums
+	orders chan wire.Order
+	room   chan struct{} // of size 1: a set was acknowledged
 
 	clock  sync.Mutex
 	pinged time.Time
@@ -65,7 +64,7 @@ func (s *Source) Run(ctx context.Context, t Target) error {
 		return err
 	}
 	x := &session{
-		Source: s, conn: conn, epoch: t.Epoch, spooled: make(chan ident.Position, 1), sums: make(chan *wire.Sums, 1),
+		Source: s, conn: conn, epoch: t.Epoch, sums: make(chan *wire.Sums, 1),
 		orders: make(chan wire.Order, maxOrders), room: make(chan struct{}, 1),
 	}
 	x.ctx, x.cancel = context.WithCancelCause(ctx)
@@ -162,7 +161,9 @@ func (x *session) read() error {
 		}
 		switch m := message.(type) {
 		case *wire.Ack:
-			x.ack(m)
+			if err := x.ack(m); err != nil {
+				return err
+			}
 		case *wire.Sums:
 			select {
 			case x.sums <- m:
@@ -188,20 +189,22 @@ func (x *session) read() error {
 	}
 }
 
-func (x *session) ack(a *wire.Ack) {
+func (x *session) ack(a *wire.Ack) error {
 	switch a.Level {
 	case wire.Spooled:
-		select {
-		case x.spooled <- a.Position:
-		default: // nobody waits: it is of no use
+		if err := x.acknowledged(x.epoch, a.Position); err != nil {
+			return err
 		}
 	case wire.Stored:
 		x.safe(a.Position)
-		select {
-		case x.room <- struct{}{}:
-		default:
-		}
+	default:
+		return nil
 	}
+	select {
+	case x.room <- struct{}{}:
+	default:
+	}
+	return nil
 }
 
 // ping keeps the line alive and the clock's offset fresh.

@@ -2,7 +2,6 @@ package session
 
 import (
 	"errors"
-	"fmt"
 
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
@@ -13,6 +12,9 @@ import (
 const (
 	// maxOutstanding bounds the sets that wait to be stored; the next one waits.
 	maxOutstanding = wire.MaxOutstanding / 2
+	// maxUnacked bounds the sets that are sent and not acknowledged at all: while one
+	// is made durable the next is on the line.
+	maxUnacked = 2
 	// maxSetExtents bounds one set's extents, and with them what is kept of it.
 	maxSetExtents = 256 << 10
 )
@@ -31,12 +33,9 @@ type openSet struct {
 
 // begin begins the change set that follows.
 func (x *session) begin() error {
-	for x.outstanding() >= maxOutstanding {
-		select {
-		case <-x.room:
-		case <-x.ctx.Done():
-			return x.ctx.Err()
-		}
+	err := x.await(func() bool { return len(x.pending) < maxUnacked && len(x.sent)+len(x.pending) < maxOutstanding })
+	if err != nil {
+		return err
 	}
 	kind := changeset.Delta
 	if x.welcome.Mode != wire.ModeDelta {
@@ -44,13 +43,33 @@ func (x *session) begin() error {
 	}
 	x.mu.Lock()
 	last := x.position
+	if n := len(x.pending); n > 0 { // it follows the one before, whose digest is not known yet
+		last = ident.Position{Seq: x.pending[n-1].position.Seq}
+	}
 	x.mu.Unlock()
 	set := &openSet{seq: last.Seq + 1, kind: kind, sent: &sentSet{ranges: make([][]checksum.Range, len(x.welcome.Disks))}}
-	if err := x.conn.Send(&wire.Begin{Seq: set.seq, Prev: last.Digest, Kind: kind}); err != nil {
+	if err := x.pack.tell(&wire.Begin{Seq: set.seq, Prev: last.Digest, Kind: kind}); err != nil {
 		return err
 	}
 	x.set = set
 	return nil
+}
+
+// await waits until ready, called with mu held, says so; acknowledgements change it.
+func (x *session) await(ready func() bool) error {
+	for {
+		x.mu.Lock()
+		ok := ready()
+		x.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-x.room:
+		case <-x.ctx.Done():
+			return x.ctx.Err()
+		}
+	}
 }
 
 // emit sends one extent, in a new change set when the open one is full.
@@ -101,36 +120,29 @@ func (x *session) note(e changeset.Extent) {
 	s.sent.ranges[e.Disk] = append(ranges, checksum.Range{Offset: e.Offset, Length: e.Length})
 }
 
-// endPart ends a set that is no recovery point.
+// endPart ends a set that is no recovery point, and does not wait for the server.
 func (x *session) endPart() error {
-	return x.end(changeset.Cut{SourceTime: now(), Consistency: ident.NoConsistency})
+	return x.send(changeset.Cut{SourceTime: now(), Consistency: ident.NoConsistency})
 }
 
-// end ends the open set and waits until the server has it.
+// end ends the open set and waits until the server has it and all before it.
 func (x *session) end(c changeset.Cut) error {
+	if err := x.send(c); err != nil {
+		return err
+	}
+	return x.await(func() bool { return len(x.pending) == 0 })
+}
+
+// send ends the open set.
+func (x *session) send(c changeset.Cut) error {
 	c.ClockOffset = x.clockOffset()
 	set := x.set
 	x.set = nil
+	set.sent.position.Seq = set.seq
 	x.mu.Lock()
-	x.pending = set.sent
+	x.pending = append(x.pending, set.sent)
 	x.mu.Unlock()
-	times, err := x.pack.drain()
-	if err != nil {
-		return err
-	}
-	if err := x.conn.Send(&wire.End{Seq: set.seq, Extents: set.extents, Cut: c, Times: times}); err != nil {
-		return err
-	}
-	select {
-	case p := <-x.spooled:
-		if p.Seq != set.seq || p.Epoch != x.epoch {
-			return fmt.Errorf("session: the server acknowledged %s, change set %d was sent", p, set.seq)
-		}
-		x.acknowledged(p)
-		return nil
-	case <-x.ctx.Done():
-		return x.ctx.Err()
-	}
+	return x.pack.tell(&wire.End{Seq: set.seq, Extents: set.extents, Cut: c})
 }
 
 // breakOff puts an unfinished set back: it does not exist.

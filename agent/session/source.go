@@ -83,7 +83,7 @@ type Source struct {
 	stored     ident.Position // everything up to it is safe in the cache storage
 	position   ident.Position // of the last set that was acknowledged at all
 	sent       []*sentSet     // acknowledged after stored, oldest first
-	pending    *sentSet       // ended, but nobody has said whether it arrived
+	pending    []*sentSet     // ended, but nobody has said whether they arrived; oldest first
 
 	frozen *frozen
 }
@@ -101,7 +101,7 @@ type openDisk struct {
 
 // sentSet is what a change set carried: enough to read it from the disk again.
 type sentSet struct {
-	position ident.Position
+	position ident.Position     // until it is acknowledged, only the number
 	ranges   [][]checksum.Range // by disk
 }
 
@@ -243,11 +243,7 @@ func (s *Source) resume(w *wire.Welcome) bool {
 	default:
 		return false // among others: a set of ours arrived whose digest we do not know
 	}
-	lost := append([]*sentSet(nil), s.sent[keep:]...)
-	if s.pending != nil {
-		lost = append(lost, s.pending)
-	}
-	for _, set := range lost {
+	for _, set := range slices.Concat(s.sent[keep:], s.pending) {
 		s.putBack(set)
 	}
 	s.sent, s.pending, s.position = s.sent[:keep], nil, w.Position
@@ -272,12 +268,15 @@ func (s *Source) learned(w *wire.Welcome) {
 }
 
 // acknowledged notes a set that the server has.
-func (s *Source) acknowledged(p ident.Position) {
+func (s *Source) acknowledged(epoch ident.Epoch, p ident.Position) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pending.position = p
-	s.sent = append(s.sent, s.pending)
-	s.pending, s.position = nil, p
+	if len(s.pending) == 0 || s.pending[0].position.Seq != p.Seq || p.Epoch != epoch {
+		return fmt.Errorf("session: the server acknowledged %s, which was not sent", p)
+	}
+	s.pending[0].position = p
+	s.sent, s.pending, s.position = append(s.sent, s.pending[0]), s.pending[1:], p
+	return nil
 }
 
 // safe drops what is in the cache storage.
@@ -288,11 +287,4 @@ func (s *Source) safe(p ident.Position) {
 		s.stored = s.sent[0].position
 		s.sent = s.sent[1:]
 	}
-}
-
-// outstanding counts the sets that are not in the cache storage.
-func (s *Source) outstanding() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return len(s.sent)
 }

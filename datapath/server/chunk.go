@@ -116,9 +116,8 @@ func (x *session) write(c *chunk, err error) error {
 			err = x.spoolError(err)
 		}
 	}
-	var r *refused
-	if errors.As(err, &r) {
-		x.once.Do(func() { x.refusal = &r.Refuse; close(x.ended) }) // at once, not with the next message
+	if err != nil {
+		x.fail(err) // at once, not with the next message
 	}
 	if c.coded != nil {
 		x.m.s.scratch.Put(c.coded)

@@ -9,6 +9,7 @@ import (
 
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
+	"drover/datapath/ident"
 	"drover/datapath/spool"
 	"drover/datapath/waterfall"
 	"drover/datapath/wire"
@@ -76,16 +77,18 @@ func (x *session) handle(message wire.Message) error {
 
 // begin begins a change set that must follow the one before.
 func (x *session) begin(b *wire.Begin) error {
-	tail, whole := x.pipe.Tail()
 	h := x.header
 	h.Seq, h.Prev, h.Kind = b.Seq, b.Prev, b.Kind
+	if b.Prev == (ident.Digest{}) { // the one before, in this session, is not acknowledged yet
+		h.Prev = x.tail.Digest
+	}
 	switch {
 	case x.open != nil:
 		return refuse(wire.CodeBadFrame, 0, "change set %d begins inside %d", b.Seq, x.open.header.Seq)
-	case !h.Follows(tail):
-		return refuse(wire.CodeGap, 0, "change set %d after %s does not follow %s", b.Seq, b.Prev.String()[:8], tail)
-	case whole != (b.Kind == changeset.Delta):
-		return refuse(wire.CodeGap, 0, "change set %d: kind %d, the base copy being complete is %t", b.Seq, b.Kind, whole)
+	case !h.Follows(x.tail):
+		return refuse(wire.CodeGap, 0, "change set %d after %s does not follow %s", b.Seq, b.Prev.String()[:8], x.tail)
+	case x.whole != (b.Kind == changeset.Delta):
+		return refuse(wire.CodeGap, 0, "change set %d: kind %d, the base copy being complete is %t", b.Seq, b.Kind, x.whole)
 	}
 	file, err := x.m.s.spool.Create(x.m.id, h.Epoch, h.Seq)
 	if err != nil {
@@ -112,7 +115,6 @@ func (x *session) spoolError(err error) error {
 
 // count adds to what was moved.
 func (x *session) count(disk int, data int64) {
-	_, whole := x.pipe.Tail()
 	now := x.conn.BytesRead() + x.conn.BytesWritten()
 	wireBytes := now - x.wireBytes
 	x.wireBytes = now
@@ -122,7 +124,7 @@ func (x *session) count(disk int, data int64) {
 	f := &x.m.facts
 	f.dataBytes += data
 	f.wireBytes += wireBytes
-	if whole {
+	if x.whole {
 		return
 	}
 	f.baseDataBytes += data
@@ -132,7 +134,8 @@ func (x *session) count(disk int, data int64) {
 	}
 }
 
-// finish makes the change set durable and acknowledges it.
+// finish ends the change set; another goroutine makes it durable and acknowledges
+// it, so that the next one is received meanwhile.
 func (x *session) finish(end *wire.End) error {
 	r := x.open
 	switch {
@@ -153,21 +156,52 @@ func (x *session) finish(end *wire.End) error {
 	if err != nil {
 		return x.spoolError(err)
 	}
-	finished := time.Now()
-	entry, err := r.file.Commit()
+	x.count(0, 0)
+	x.open, x.tail, x.whole = nil, summary.Position(), x.whole || end.Cut.Complete
+	x.durable.Add(1)
+	x.commits <- &commit{r, summary, end, time.Now()}
+	return nil
+}
+
+// commit is a change set that was ended and is not durable yet.
+type commit struct {
+	*receiving
+	summary  changeset.Summary
+	end      *wire.End
+	finished time.Time
+}
+
+// makeDurable commits ended change sets, in order, until the session ends. After an
+// error the session ends, and with it all sets that were not committed.
+func (x *session) makeDurable() {
+	var failed error
+	for c := range x.commits {
+		if failed == nil {
+			if failed = x.commit(c); failed != nil {
+				x.fail(failed)
+			}
+		} else {
+			c.abort(x.log)
+		}
+		x.durable.Done()
+	}
+}
+
+// commit makes a change set durable and acknowledges it.
+func (x *session) commit(c *commit) error {
+	entry, err := c.file.Commit()
 	if err != nil {
 		return x.spoolError(err)
 	}
-	x.open = nil
-	x.spent(r, end.Times, finished)
+	x.spent(c.receiving, c.end.Times, c.finished)
 	// Before this it holds nothing: a final cut that is lost is asked for again.
-	if err := x.hold(end); err != nil {
+	if err := x.hold(c.end); err != nil {
 		return x.spoolError(err)
 	}
-	x.countEnd(end)
-	x.pipe.Add(entry, summary, r.chunks)
+	x.answered(c.end)
+	x.pipe.Add(entry, c.summary, c.chunks)
 	x.m.s.metrics.sets.WithLabelValues("spooled").Inc()
-	return x.conn.Send(&wire.Ack{Level: wire.Spooled, Position: summary.Position()})
+	return x.conn.Send(&wire.Ack{Level: wire.Spooled, Position: c.summary.Position()})
 }
 
 // spent adds up where the time of the set's chunks went until it was durable.
@@ -184,9 +218,8 @@ func (x *session) spent(r *receiving, agent []waterfall.Times, finished time.Tim
 	}
 }
 
-// countEnd counts the frames of a set and takes the order it answers away.
-func (x *session) countEnd(end *wire.End) {
-	x.count(0, 0)
+// answered takes the order away that a set answers.
+func (x *session) answered(end *wire.End) {
 	x.m.mu.Lock()
 	defer x.m.mu.Unlock()
 	x.m.facts.freeze = end.Cut.Freeze
@@ -216,6 +249,7 @@ func (x *session) answer(q *wire.SumsQuery) error {
 	if x.open != nil || q.Disk >= len(x.header.Disks) {
 		return refuse(wire.CodeBadFrame, 0, "query for checksums of disk %d", q.Disk)
 	}
+	x.durable.Wait()
 	if err := x.pipe.Drain(x.ctx); err != nil {
 		return refuse(wire.CodeBusy, retryBusy, "the change sets before are not applied: %v", err)
 	}

@@ -43,7 +43,11 @@ type session struct {
 	refusal *wire.Refuse  // set before ended is closed
 	ended   chan struct{} // somebody asked for the end
 
-	open      *receiving // the change set that is being received
+	tail      ident.Position // of the last set that was ended
+	whole     bool           // the base is complete with it
+	open      *receiving     // the change set that is being received
+	commits   chan *commit   // of size 1: ended, being made durable
+	durable   sync.WaitGroup // counts them
 	chunks    *ordered.Queue[*chunk]
 	encode    codec.Codec // what the server encodes with
 	wireBytes int64       // counted so far
@@ -226,6 +230,7 @@ func (x *session) register(g stream.Grant, hello *wire.Hello) (*wire.Welcome, er
 		x.header.Disks = append(x.header.Disks, d.Disk)
 	}
 	tail, whole := x.pipe.Tail()
+	x.tail, x.whole = tail, whole
 	w := &wire.Welcome{
 		Nonce: newNonce(), Generation: st.Generation, Mode: modeOf(st, tail, whole), Position: tail, KeyID: x.key.ID,
 		Disks: x.header.Disks, ServerTime: time.Now(), CutInterval: g.Cut, BaseSetBytes: baseSetBytes,
@@ -263,16 +268,20 @@ func newNonce() uint64 {
 
 // run receives until the session ends.
 func (x *session) run() error {
-	sent := make(chan struct{})
-	go func() { defer close(sent); x.send() }()
+	var others sync.WaitGroup
+	x.chunks, x.commits = x.newChunks(), make(chan *commit, 1)
+	others.Go(x.send)
+	others.Go(x.makeDurable)
 	x.wake() // acknowledgements and orders from before
-	x.chunks = x.newChunks()
 	err := x.receive()
 	_ = x.chunks.Close() // receive has given its error
+	close(x.commits)
 	if x.open != nil {
 		x.open.abort(x.log)
 	}
 	x.once.Do(func() { close(x.ended) })
+	sent := make(chan struct{})
+	go func() { defer close(sent); others.Wait() }()
 	select {
 	case <-sent:
 	case <-time.After(hardClose): // the agent takes nothing any more
@@ -282,6 +291,16 @@ func (x *session) run() error {
 	x.count(0, 0)
 	x.leave()
 	return err
+}
+
+// fail refuses the session from another goroutine than the receiving one.
+func (x *session) fail(err error) {
+	var r *refused
+	if errors.As(err, &r) {
+		x.once.Do(func() { x.refusal = &r.Refuse; close(x.ended) })
+		return
+	}
+	_ = x.conn.Close() // the receiver notices
 }
 
 // leave makes room for the next session.

@@ -135,7 +135,8 @@ type Refuse struct {
 	RetryAfter time.Duration
 }
 
-// Begin opens a change set; the server knows the rest of its header.
+// Begin opens a change set; the server knows the rest of its header. Prev is zero
+// when the set before was sent in this session and is not acknowledged yet.
 type Begin struct {
 	Seq  ident.Seq
 	Prev ident.Digest
