@@ -23,8 +23,12 @@ func (x *session) prepare() error {
 		x.learned(x.welcome)
 		return x.base(true)
 	case wire.ModeCompare:
-		if err := x.compare(); err != nil {
+		differ, err := x.compare()
+		if err != nil {
 			return err
+		}
+		if !differ {
+			return x.completeBase()
 		}
 		x.show(StateCopying, "what differs")
 		return x.base(false)
@@ -32,7 +36,8 @@ func (x *session) prepare() error {
 	if x.resume(x.welcome) {
 		return nil
 	}
-	return x.compare()
+	_, err := x.compare()
+	return err
 }
 
 // base sends what the replica lacks while the machine runs, then makes the first
@@ -41,6 +46,10 @@ func (x *session) base(progress bool) error {
 	if err := x.pass(x.ctx, progress); err != nil {
 		return err
 	}
+	return x.completeBase()
+}
+
+func (x *session) completeBase() error {
 	if _, err := x.cut(true); err != nil {
 		return err
 	}
@@ -49,29 +58,32 @@ func (x *session) base(progress bool) error {
 	return nil
 }
 
-// compare finds by checksums alone where the replica differs.
-func (x *session) compare() error {
+// compare finds by checksums alone where the replica differs. When it does not
+// differ, reading the disks for it was a pass that found nothing to send.
+func (x *session) compare() (differ bool, err error) {
 	x.show(StateComparing, "")
 	x.forgetAll()
 	x.Tracker.Begin(x.welcome.Disks)
 	for i, d := range x.welcome.Disks {
 		leaves, err := x.Tracker.Learn(x.ctx, i, x.progress(i, d.Size))
 		if err != nil {
-			return err
+			return false, err
 		}
-		differ, err := checksum.Diff(x.ctx, leaves, d.Size, x.query(i))
+		ranges, err := checksum.Diff(x.ctx, leaves, d.Size, x.query(i))
 		if err != nil {
-			return fmt.Errorf("compare disk %s: %w", d.ID, err)
+			return false, fmt.Errorf("compare disk %s: %w", d.ID, err)
 		}
 		var bytes int64
-		for _, r := range differ {
+		for _, r := range ranges {
 			bytes += r.Length
 			x.Tracker.Forget(i, r)
 		}
+		differ = differ || bytes > 0
 		x.Logger.Info("disk compared", "disk", d.ID.String(), "bytes", d.Size, "differ", bytes)
 	}
 	x.learned(x.welcome)
-	return nil
+	x.passed = !differ
+	return differ, nil
 }
 
 // query asks the server for checksums of a disk.

@@ -98,6 +98,9 @@ func (d *Directory) Put(ctx context.Context, name Name, content io.ReaderAt, siz
 		if err != nil || same {
 			return err
 		}
+		if d.link(name, content) {
+			return errors.Join(durable.SyncDir(d.machine(name.Machine)), durable.SyncDir(d.dir))
+		}
 		return d.write(ctx, d.path(name), io.NewSectionReader(content, 0, size), size)
 	})
 	if err != nil {
@@ -137,6 +140,27 @@ func (d *Directory) holds(name Name, content io.ReaderAt, size int64) (bool, err
 		return false, ErrExists
 	}
 	return true, nil
+}
+
+// link gives a durable file of the same file system, as the spool has them, a second
+// name instead of a copy: neither is ever written to. It reports whether it could.
+func (d *Directory) link(name Name, content io.ReaderAt) bool {
+	f, ok := content.(interface {
+		Name() string
+		Stat() (fs.FileInfo, error)
+	})
+	if !ok {
+		return false
+	}
+	want, err := f.Stat()
+	if err != nil || os.Link(f.Name(), d.path(name)) != nil {
+		return false
+	}
+	if have, err := os.Stat(d.path(name)); err == nil && os.SameFile(have, want) {
+		return true
+	}
+	_ = os.Remove(d.path(name)) // the name was another file's by then
+	return false
 }
 
 // write makes a file durably, all or nothing.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"sync"
 
 	"drover/datapath/codec"
 	"drover/datapath/compress"
@@ -25,7 +26,18 @@ type Reader struct {
 	left    []byte // of the chunk that was decoded last
 	stored  []byte
 	plain   []byte
+	keep    int64                // plain bytes that may still be kept
+	kept    map[uint64]keptChunk // by the number of the first extent with data
 }
+
+// keptChunk is a decoded chunk in memory that is given back.
+type keptChunk struct {
+	memory *[MaxExtentBytes]byte
+	plain  []byte
+}
+
+// memories are used again for chunks that were kept.
+var memories = sync.Pool{New: func() any { return new([MaxExtentBytes]byte) }}
 
 // Open opens a change set of size bytes and verifies everything but the data:
 // that is authenticated as it is read. Errors wrap ErrCorrupt or ErrKey.
@@ -209,7 +221,7 @@ func (r *Reader) Next() (Extent, error) {
 	}
 	if !e.Zero {
 		if !e.joined {
-			if r.left, err = r.chunk(e.place); err != nil {
+			if r.left, err = r.keptChunk(e.place); err != nil {
 				return Extent{}, fmt.Errorf("read change set %d: extent %d: %w", r.summary.Header.Seq, r.n, err)
 			}
 		}
@@ -218,6 +230,42 @@ func (r *Reader) Next() (Extent, error) {
 	r.rest = rest
 	r.n++
 	return e.Extent, nil
+}
+
+// Keep lets the reader keep so many decoded bytes until Free, so that going over the
+// set again does not decode them again.
+func (r *Reader) Keep(bytes int64) { r.keep, r.kept = bytes, map[uint64]keptChunk{} }
+
+// Free gives the memory back that Keep took.
+func (r *Reader) Free() {
+	for _, k := range r.kept {
+		memories.Put(k.memory)
+	}
+	r.keep, r.kept, r.left = 0, nil, nil
+}
+
+func (r *Reader) keptChunk(p place) ([]byte, error) {
+	if k, ok := r.kept[r.n]; ok {
+		return k.plain, nil
+	}
+	if r.keep < MaxExtentBytes {
+		return r.chunk(p)
+	}
+	memory := memories.Get().(*[MaxExtentBytes]byte)
+	other := r.plain
+	r.plain = memory[:]
+	b, err := r.chunk(p)
+	r.plain = other
+	if err != nil {
+		memories.Put(memory)
+		return nil, err
+	}
+	if p.codec == codec.None {
+		b = memory[:copy(memory[:], b)]
+	}
+	r.keep -= MaxExtentBytes
+	r.kept[r.n] = keptChunk{memory, b}
+	return b, nil
 }
 
 func (r *Reader) chunk(p place) ([]byte, error) {

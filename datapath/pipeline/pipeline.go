@@ -29,6 +29,8 @@ const (
 	retryMost  = 15 * time.Second
 	// thinEvery is how many applied sets go by between two looks at retention.
 	thinEvery = 4
+	// keepBytes of a set are decoded once, to be checked, and kept to be written.
+	keepBytes = 40 << 20
 )
 
 // ErrStopped: the pipeline was stopped, or has failed, before the work was done.
@@ -57,6 +59,9 @@ type Config struct {
 	Events    Events
 	Logger    *slog.Logger
 	Times     *waterfall.Table // is told what chunks wait for here; may be nil
+	// Appliers has a place for each set that may be applied at the same time, by all
+	// the pipelines that share it, in turn. nil: no bound.
+	Appliers chan struct{}
 }
 
 // item is a change set on its way.
@@ -66,7 +71,8 @@ type item struct {
 	both    bool // lies in the spool and in the cache storage
 	stored  bool
 	summary changeset.Summary
-	chunks  []int64   // by disk; none for a set from before the start
+	chunks  []int64 // by disk; none for a set from before the start
+	held    *changeset.Held
 	since   time.Time // of the stage it is in
 }
 
@@ -120,6 +126,9 @@ func Start(ctx context.Context, c Config) (*Pipeline, error) {
 func (p *Pipeline) Stop() {
 	p.cancel()
 	p.wg.Wait()
+	for _, i := range p.items {
+		i.held.Free()
+	}
 }
 
 // Tail is where the next change set must follow, and whether the replica's base is
@@ -141,11 +150,11 @@ func (p *Pipeline) Backlog() (sets int, bytes int64) {
 }
 
 // Add takes a change set that was committed to the spool and follows the tail, with
-// the number of its chunks by disk.
-func (p *Pipeline) Add(e spool.Entry, s changeset.Summary, chunks []int64) {
+// the number of its chunks by disk. held, which may be nil, saves reading it again.
+func (p *Pipeline) Add(e spool.Entry, s changeset.Summary, chunks []int64, held *changeset.Held) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.append(&item{entry: e, summary: s, chunks: chunks, since: time.Now()})
+	p.append(&item{entry: e, summary: s, chunks: chunks, held: held, since: time.Now()})
 	p.signal()
 }
 

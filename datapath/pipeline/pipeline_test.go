@@ -246,7 +246,7 @@ func (r *rig) add(n int) {
 	for range n {
 		tail, _ := r.pipe.Tail()
 		e, s := r.spooled(tail, byte(tail.Seq+1))
-		r.pipe.Add(e, s, nil)
+		r.pipe.Add(e, s, nil, nil)
 	}
 }
 

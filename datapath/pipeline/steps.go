@@ -78,6 +78,21 @@ func (p *Pipeline) applyNext() error {
 }
 
 func (p *Pipeline) apply(i *item) (replica.Point, error) {
+	if p.Appliers != nil {
+		select {
+		case p.Appliers <- struct{}{}:
+		case <-p.ctx.Done():
+			return replica.Point{}, p.ctx.Err()
+		}
+		defer func() { <-p.Appliers }()
+	}
+	if i.held != nil {
+		point, err := p.Writer.Apply(p.ctx, i.held)
+		if err == nil {
+			i.held.Free()
+		}
+		return point, err
+	}
 	content, err := p.open(p.ctx, i)
 	if err != nil {
 		return replica.Point{}, err
@@ -86,6 +101,8 @@ func (p *Pipeline) apply(i *item) (replica.Point, error) {
 	if err != nil {
 		return replica.Point{}, errors.Join(err, content.Close())
 	}
+	reader.Keep(keepBytes)
+	defer reader.Free()
 	point, err := p.Writer.Apply(p.ctx, reader)
 	return point, errors.Join(err, content.Close())
 }

@@ -17,6 +17,10 @@ import (
 const (
 	chunkWorkers = 2
 	chunkDepth   = 3
+	smallChunk   = 64 << 10
+	// heldBytes bounds the data in memory of all sessions that waits to be applied; what
+	// finds no room is read from the spool again.
+	heldBytes = 160 << 20
 )
 
 // chunk is on its way into the spool.
@@ -26,6 +30,39 @@ type chunk struct {
 	plain int64
 	lap   waterfall.Lap
 	coded *[]byte // memory of what the server encoded
+	held  *held   // the decoded data
+}
+
+// held is memory for decoded data.
+type held struct {
+	s      *Server
+	pooled *[]byte // nil for small data
+	room   int64   // of Server.held; 0 when the data is needed only to be checked
+	plain  []byte
+}
+
+// hold takes memory for plain data of the size. If there is room, the data may stay
+// until it is applied. Small data is not worth a place in the pool.
+func (s *Server) hold(size int64) *held {
+	h := &held{s: s, room: size}
+	if size > smallChunk {
+		h.pooled, h.room = s.scratch.Get().(*[]byte), changeset.MaxExtentBytes
+		h.plain = *h.pooled
+	} else {
+		h.plain = make([]byte, size)
+	}
+	if s.held.Add(h.room) > heldBytes {
+		s.held.Add(-h.room)
+		h.room = 0
+	}
+	return h
+}
+
+func (h *held) free() {
+	h.s.held.Add(-h.room)
+	if h.pooled != nil {
+		h.s.scratch.Put(h.pooled)
+	}
 }
 
 func (x *session) newChunks() *ordered.Queue[*chunk] {
@@ -70,13 +107,16 @@ func alreadyTold(err error) error {
 func (x *session) check(c *chunk) error {
 	x.m.s.checking <- struct{}{}
 	defer func() { <-x.m.s.checking }()
-	memory := x.m.s.scratch.Get().(*[]byte)
-	defer x.m.s.scratch.Put(memory)
 	d := c.data
-	plain, err := compress.Decode(d.Codec, *memory, d.Data, int(c.plain))
+	c.held = x.m.s.hold(c.plain)
+	plain, err := compress.Decode(d.Codec, c.held.plain, d.Data, int(c.plain))
 	if err != nil {
 		return refuse(wire.CodeBadFrame, 0, "a chunk of disk %d at %d: %v", d.Disk, d.Extents[0].Offset, err)
 	}
+	if d.Codec == codec.None && c.held.room > 0 {
+		plain = c.held.plain[:copy(c.held.plain, plain)]
+	}
+	c.held.plain = plain
 	if err := sumsMatch(x.header.Disks[d.Disk].Seed, d.Extents, plain); err != nil {
 		return refuse(wire.CodeBadFrame, 0, "disk %d: %v", d.Disk, err)
 	}
@@ -119,6 +159,7 @@ func (x *session) write(c *chunk, err error) error {
 	if err != nil {
 		x.fail(err) // at once, not with the next message
 	}
+	c.set.keep(c, err)
 	if c.coded != nil {
 		x.m.s.scratch.Put(c.coded)
 	}
@@ -131,4 +172,19 @@ func (x *session) write(c *chunk, err error) error {
 	t.Chunks = 0 // counted when the set is durable
 	x.m.times.Add(disk, t)
 	return err
+}
+
+// keep adds a chunk's data to what the set holds in memory; a set without one of its
+// chunks holds none.
+func (r *receiving) keep(c *chunk, err error) {
+	if c.held == nil { // it was never checked
+		return
+	}
+	if r.held != nil && err == nil && c.held.room > 0 {
+		r.held.Add(c.data.Extents, c.held.plain, c.held.free)
+		return
+	}
+	c.held.free()
+	r.held.Free()
+	r.held = nil
 }

@@ -199,7 +199,7 @@ func (m *machine) startPipeline(ctx context.Context) error {
 
 func (m *machine) pipelineConfig(ctx context.Context) pipeline.Config {
 	return pipeline.Config{
-		Machine: m.id, Spool: m.s.spool, Cache: m.s.Cache, Writer: m.writer, Logger: m.s.Logger, Times: &m.times,
+		Machine: m.id, Spool: m.s.spool, Cache: m.s.Cache, Writer: m.writer, Logger: m.s.Logger, Times: &m.times, Appliers: m.s.appliers,
 		Keys: keys{context.WithoutCancel(ctx), m.s},
 		Retention: func() replica.Retention {
 			m.mu.Lock()

@@ -30,9 +30,11 @@ type receiving struct {
 	begun   time.Time
 	chunks  []int64         // by disk
 	waiting []time.Duration // by disk: the sum of when its chunks came to the spool, from begun on
+	held    *changeset.Held // nil once there was no room for a chunk
 }
 
 func (r *receiving) abort(log *slog.Logger) {
+	r.held.Free()
 	if err := r.file.Abort(); err != nil {
 		log.Warn("an unfinished change set could not be removed from the spool", "error", err.Error())
 	}
@@ -95,7 +97,7 @@ func (x *session) begin(b *wire.Begin) error {
 		return x.spoolError(err)
 	}
 	r := &receiving{header: h, file: file, buffer: bufio.NewWriterSize(file, spoolBuffer), begun: time.Now(),
-		chunks: make([]int64, len(h.Disks)), waiting: make([]time.Duration, len(h.Disks))}
+		chunks: make([]int64, len(h.Disks)), waiting: make([]time.Duration, len(h.Disks)), held: new(changeset.Held)}
 	if r.w, err = changeset.NewWriter(r.buffer, h, x.key); err != nil {
 		r.abort(x.log)
 		return x.spoolError(err)
@@ -199,7 +201,10 @@ func (x *session) commit(c *commit) error {
 		return x.spoolError(err)
 	}
 	x.answered(c.end)
-	x.pipe.Add(entry, c.summary, c.chunks)
+	if c.held != nil {
+		c.held.Finish(c.summary)
+	}
+	x.pipe.Add(entry, c.summary, c.chunks, c.held)
 	x.m.s.metrics.sets.WithLabelValues("spooled").Inc()
 	return x.conn.Send(&wire.Ack{Level: wire.Spooled, Position: c.summary.Position()})
 }

@@ -25,6 +25,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -44,7 +45,8 @@ const (
 	maxSessions  = 1024
 	maxMachines  = 4096
 	maxHeaders   = 16 << 10 // bytes of an upgrade request
-	baseSetBytes = 64 << 20 // plain data of one base set
+	baseSetBytes = 32 << 20 // plain data of one base set
+	minAppliers  = 2        // change sets that are applied at a time, or as many as processors
 	stopLimit    = 20 * time.Second
 	watchEvery   = time.Second
 	retryBusy    = time.Second     // when an agent refused for something short comes back
@@ -85,6 +87,8 @@ type Server struct {
 
 	checking chan struct{} // one place per chunk that may be checked at a time
 	scratch  sync.Pool     // *[]byte: memory for a chunk, decoded or encoded
+	held     atomic.Int64  // bytes of decoded data that wait to be applied
+	appliers chan struct{} // one place per change set that may be applied at a time
 
 	halt    context.Context // ends when the server stops
 	stopped context.CancelFunc
@@ -106,7 +110,7 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Config: c, spool: sp, machines: map[ident.MachineID]*machine{}, started: time.Now(),
-		checking: make(chan struct{}, 2*runtime.GOMAXPROCS(0)), scratch: sync.Pool{New: newScratch}}
+		checking: make(chan struct{}, 2*runtime.GOMAXPROCS(0)), scratch: sync.Pool{New: newScratch}, appliers: make(chan struct{}, max(minAppliers, runtime.GOMAXPROCS(0)))}
 	s.halt, s.stopped = context.WithCancel(context.Background())
 	s.metrics = newMetrics(c.Metrics, s)
 	if err := os.MkdirAll(s.grantDir(), 0o700); err != nil {

@@ -2,94 +2,85 @@ package scan
 
 import (
 	"context"
-	"errors"
+	"time"
 
 	"drover/agent/disk"
 	"drover/agent/tracker"
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
+	"drover/datapath/ordered"
 )
 
 const (
 	// chunkBytes is how much is read at once; a run of it fits in one extent.
 	chunkBytes = changeset.MaxExtentBytes
+	// readers is how many reads and checksums are under way at once: a disk answers
+	// several sooner than one after the other, and one processor is slower than a line.
+	readers = 4
 	// ahead is how many chunks are read before they are looked at.
-	ahead = 4
+	ahead = 6
 )
 
-// chunk is a part of a disk that was read. A hole has no data.
+// chunk is a part of a disk that was read. A hole has neither data nor sums.
 type chunk struct {
 	offset, length int64
 	data           []byte
-	scratch        *[]uint64
+	sums           []uint64
+	hashed         time.Duration
+	buffer         *buffer
 }
 
-func (c chunk) sums(seed uint64) []uint64 {
-	*c.scratch = checksum.SumAll((*c.scratch)[:0], seed, c.offset, c.data)
-	return *c.scratch
+// buffer is the memory of a chunk.
+type buffer struct {
+	data []byte
+	sums []uint64
 }
 
-// read gives the disk to use, chunk by chunk in order. One goroutine reads ahead
-// while the caller's sums; it has ended when read returns.
-func read(ctx context.Context, d tracker.Disk, size int64, use func(chunk) error) error {
-	ctx, cancel := context.WithCancel(ctx)
-	full, free := make(chan chunk, ahead), make(chan []byte, ahead)
-	for range ahead {
-		free <- nil // made when needed, so that a disk of holes costs nothing
-	}
-	failed := make(chan error, 1)
-	go func() {
-		defer close(full)
-		failed <- readAhead(ctx, d, size, full, free)
-	}()
-	scratch := make([]uint64, 0, chunkBytes/checksum.BlockSize)
-	var err error
-	for c := range full {
-		if err == nil {
-			c.scratch = &scratch
-			if err = use(c); err != nil {
-				cancel()
-			}
-		}
-		if c.data != nil {
-			free <- c.data[:cap(c.data)] // there is room: it came from there
-		}
-	}
-	cancel()
-	readErr := <-failed
-	if err != nil {
-		return err
-	}
-	return readErr
+// scan is one reading of a disk.
+type scan struct {
+	ctx  context.Context
+	disk tracker.Disk
+	seed uint64
+	free chan *buffer
+	use  func(*chunk) error
 }
 
-func readAhead(ctx context.Context, d tracker.Disk, size int64, full chan<- chunk, free <-chan []byte) error {
+// read gives the disk with its checksums to use, chunk by chunk in order. Several
+// goroutines read ahead; they have ended when read returns.
+func read(ctx context.Context, d tracker.Disk, size int64, seed uint64, use func(*chunk) error) error {
+	s := &scan{ctx: ctx, disk: d, seed: seed, use: use, free: make(chan *buffer, ahead+readers)}
+	for range cap(s.free) {
+		s.free <- nil // made when needed, so that a disk of holes costs nothing
+	}
+	q := ordered.New(readers, ahead, s.fill, s.hand)
+	err := s.walk(q, size)
+	if closed := q.Close(); closed != nil {
+		return closed // the first: walk ends by it
+	}
+	return err
+}
+
+// walk puts all chunks of the disk into the queue.
+func (s *scan) walk(q *ordered.Queue[*chunk], size int64) error {
 	for off := int64(0); off < size; {
-		start, end, err := d.NextData(off)
+		start, end, err := s.disk.NextData(off)
 		if err != nil {
 			return err
 		}
 		if start > off {
-			if err := deliver(ctx, full, chunk{offset: off, length: start - off}); err != nil {
+			if err := q.Put(&chunk{offset: off, length: start - off}); err != nil {
 				return err
 			}
 		}
 		for off = start; off < end; {
-			var buf []byte
-			select {
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			case buf = <-free:
+			if s.ctx.Err() != nil {
+				return context.Cause(s.ctx)
 			}
-			if buf == nil {
-				buf = disk.Buffer(chunkBytes)
+			c := &chunk{offset: off, length: min(chunkBytes, end-off), buffer: <-s.free}
+			if c.buffer == nil {
+				c.buffer = &buffer{disk.Buffer(chunkBytes), make([]uint64, 0, chunkBytes/checksum.BlockSize)}
 			}
-			c := chunk{offset: off, length: min(chunkBytes, end-off)}
-			c.data = buf[:c.length]
-			if _, err := d.ReadAt(c.data, off); err != nil {
-				return err
-			}
-			if err := deliver(ctx, full, c); err != nil {
+			if err := q.Put(c); err != nil {
 				return err
 			}
 			off += c.length
@@ -98,16 +89,31 @@ func readAhead(ctx context.Context, d tracker.Disk, size int64, full chan<- chun
 	return nil
 }
 
-var errStopped = errors.New("scan stopped")
-
-func deliver(ctx context.Context, full chan<- chunk, c chunk) error {
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	select {
-	case <-ctx.Done():
-		return errors.Join(errStopped, context.Cause(ctx))
-	case full <- c:
+// fill reads a chunk and computes its sums.
+func (s *scan) fill(c *chunk) error {
+	if c.buffer == nil {
 		return nil
 	}
+	c.data = c.buffer.data[:c.length]
+	if _, err := s.disk.ReadAt(c.data, c.offset); err != nil {
+		return err
+	}
+	begin := time.Now()
+	c.sums = checksum.SumAll(c.buffer.sums[:0], s.seed, c.offset, c.data)
+	c.hashed = time.Since(begin)
+	return nil
+}
+
+// hand gives a chunk to its user and takes the memory back.
+func (s *scan) hand(c *chunk, err error) error {
+	if err == nil {
+		err = context.Cause(s.ctx)
+	}
+	if err == nil {
+		err = s.use(c)
+	}
+	if c.buffer != nil {
+		s.free <- c.buffer // there is room: it came from there
+	}
+	return err
 }

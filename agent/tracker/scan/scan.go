@@ -59,11 +59,8 @@ func (t *Tracker) Learn(ctx context.Context, disk int, p tracker.Progress) (chec
 	}
 	clear(s.sums)
 	clear(s.unknown)
-	err = read(ctx, t.disks[disk], s.disk.Size, func(c chunk) error {
-		if c.data != nil {
-			first := c.offset / checksum.BlockSize
-			copy(s.sums[first:], t.sums(c, s.disk.Seed))
-		}
+	err = read(ctx, t.disks[disk], s.disk.Size, s.disk.Seed, func(c *chunk) error {
+		copy(s.sums[c.offset/checksum.BlockSize:], c.sums)
 		report(p, c)
 		return nil
 	})
@@ -82,12 +79,9 @@ func (t *Tracker) Pass(ctx context.Context, disk int, emit tracker.Emit, p track
 	if err != nil {
 		return err
 	}
-	err = read(ctx, t.disks[disk], s.disk.Size, func(c chunk) error {
-		var fresh []uint64
-		if c.data != nil {
-			fresh = t.sums(c, s.disk.Seed)
-		}
-		if err := s.compare(disk, c, fresh, emit); err != nil {
+	err = read(ctx, t.disks[disk], s.disk.Size, s.disk.Seed, func(c *chunk) error {
+		t.hashed += c.hashed
+		if err := s.compare(disk, c, emit); err != nil {
 			return err
 		}
 		report(p, c)
@@ -124,14 +118,6 @@ func (t *Tracker) check(disk int) (*state, error) {
 	return s, nil
 }
 
-// sums computes a chunk's sums and counts the time.
-func (t *Tracker) sums(c chunk, seed uint64) []uint64 {
-	begin := time.Now()
-	out := c.sums(seed)
-	t.hashed += time.Since(begin)
-	return out
-}
-
 // Hashed is the time spent for checksums since the last call.
 func (t *Tracker) Hashed() time.Duration {
 	d := t.hashed
@@ -139,7 +125,7 @@ func (t *Tracker) Hashed() time.Duration {
 	return d
 }
 
-func report(p tracker.Progress, c chunk) {
+func report(p tracker.Progress, c *chunk) {
 	if p != nil {
 		p(c.offset + c.length)
 	}
@@ -150,14 +136,13 @@ func (s *state) differs(block int64, sum uint64) bool {
 	return s.sums[block] != sum || s.unknown[block/64]&(1<<(block%64)) != 0
 }
 
-// compare emits the runs of a chunk that differ, each all data or all zeros. fresh
-// are its sums, none for a hole.
-func (s *state) compare(disk int, c chunk, fresh []uint64, emit tracker.Emit) error {
+// compare emits the runs of a chunk that differ, each all data or all zeros.
+func (s *state) compare(disk int, c *chunk, emit tracker.Emit) error {
 	sumOf := func(i int64) uint64 {
-		if fresh == nil {
+		if c.sums == nil {
 			return 0
 		}
-		return fresh[i]
+		return c.sums[i]
 	}
 	first, n := c.offset/checksum.BlockSize, checksum.Blocks(c.length)
 	for i := int64(0); i < n; {
@@ -172,7 +157,7 @@ func (s *state) compare(disk int, c chunk, fresh []uint64, emit tracker.Emit) er
 		off := from * checksum.BlockSize
 		e := changeset.Extent{Disk: disk, Offset: c.offset + off, Length: min(i*checksum.BlockSize, c.length) - off, Zero: zero}
 		if !zero {
-			e.Data, e.Sums = c.data[off:off+e.Length], fresh[from:i]
+			e.Data, e.Sums = c.data[off:off+e.Length], c.sums[from:i]
 		}
 		if err := emit(e); err != nil {
 			return err
