@@ -14,10 +14,8 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
-	"drover/datapath/durable"
 	"drover/datapath/ident"
+	"drover/datapath/vfs"
 )
 
 // Directory keeps change sets in a directory, which several processes may share.
@@ -25,7 +23,10 @@ import (
 //	<dir>/<machine id>/<sequence>-<epoch>.cs   an object
 //	<dir>/<machine id>/fence                   the lowest epoch that may put
 //	<dir>/<machine id>/lock                    held while putting or fencing
-type Directory struct{ dir string }
+type Directory struct {
+	fs  vfs.FS
+	dir string
+}
 
 var _ Store = (*Directory)(nil)
 
@@ -37,11 +38,14 @@ const (
 )
 
 // NewDirectory opens the directory, made when absent.
-func NewDirectory(dir string) (*Directory, error) {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
+func NewDirectory(dir string) (*Directory, error) { return NewDirectoryFS(vfs.OS, dir) }
+
+// NewDirectoryFS is NewDirectory on another file system.
+func NewDirectoryFS(fsys vfs.FS, dir string) (*Directory, error) {
+	if err := fsys.MkdirAll(dir, 0o750); err != nil {
 		return nil, fmt.Errorf("open the cache directory: %w", err)
 	}
-	return &Directory{dir: dir}, nil
+	return &Directory{fs: fsys, dir: dir}, nil
 }
 
 func (d *Directory) machine(m ident.MachineID) string { return filepath.Join(d.dir, m.String()) }
@@ -51,29 +55,24 @@ func (d *Directory) path(n Name) string {
 }
 
 // locked runs f while no other process puts or fences for the machine.
-func (d *Directory) locked(m ident.MachineID, f func() error) (err error) {
-	if err := os.MkdirAll(d.machine(m), 0o750); err != nil {
+func (d *Directory) locked(ctx context.Context, m ident.MachineID, f func() error) (err error) {
+	if err := d.fs.MkdirAll(d.machine(m), 0o750); err != nil {
 		return err
 	}
-	lock, err := os.OpenFile(filepath.Join(d.machine(m), "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := d.fs.OpenFile(filepath.Join(d.machine(m), "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	for {
-		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX)
-		if err == nil {
-			return f()
-		}
-		if !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("lock: %w", err)
-		}
+	if err := vfs.Lock(ctx, lock); err != nil {
+		return err
 	}
+	return f()
 }
 
 // fence reads the lowest epoch that may put.
 func (d *Directory) fence(m ident.MachineID) (ident.Epoch, error) {
-	b, err := os.ReadFile(filepath.Join(d.machine(m), "fence"))
+	b, err := vfs.ReadFile(d.fs, filepath.Join(d.machine(m), "fence"))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
@@ -86,7 +85,7 @@ func (d *Directory) fence(m ident.MachineID) (ident.Epoch, error) {
 
 // Put stores an object; see [Store].
 func (d *Directory) Put(ctx context.Context, name Name, content io.ReaderAt, size int64) error {
-	err := d.locked(name.Machine, func() error {
+	err := d.locked(ctx, name.Machine, func() error {
 		fence, err := d.fence(name.Machine)
 		if err != nil {
 			return err
@@ -99,7 +98,7 @@ func (d *Directory) Put(ctx context.Context, name Name, content io.ReaderAt, siz
 			return err
 		}
 		if d.link(name, content) {
-			return errors.Join(durable.SyncDir(d.machine(name.Machine)), durable.SyncDir(d.dir))
+			return errors.Join(d.fs.SyncDir(d.machine(name.Machine)), d.fs.SyncDir(d.dir))
 		}
 		return d.write(ctx, d.path(name), io.NewSectionReader(content, 0, size), size)
 	})
@@ -112,7 +111,7 @@ func (d *Directory) Put(ctx context.Context, name Name, content io.ReaderAt, siz
 // holds reports whether the object is there with the same content, and fails when
 // it is there with another.
 func (d *Directory) holds(name Name, content io.ReaderAt, size int64) (bool, error) {
-	f, err := os.Open(d.path(name))
+	f, err := d.fs.OpenFile(d.path(name), os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -124,7 +123,7 @@ func (d *Directory) holds(name Name, content io.ReaderAt, size int64) (bool, err
 	if err != nil {
 		return false, err
 	}
-	same := info.Size() == size
+	same := info.Size == size
 	have, want := make([]byte, copyBuffer), make([]byte, copyBuffer)
 	for at := int64(0); same && at < size; at += copyBuffer {
 		n := min(copyBuffer, size-at)
@@ -145,27 +144,24 @@ func (d *Directory) holds(name Name, content io.ReaderAt, size int64) (bool, err
 // link gives a durable file of the same file system, as the spool has them, a second
 // name instead of a copy: neither is ever written to. It reports whether it could.
 func (d *Directory) link(name Name, content io.ReaderAt) bool {
-	f, ok := content.(interface {
-		Name() string
-		Stat() (fs.FileInfo, error)
-	})
+	f, ok := content.(vfs.File)
 	if !ok {
 		return false
 	}
 	want, err := f.Stat()
-	if err != nil || os.Link(f.Name(), d.path(name)) != nil {
+	if err != nil || d.fs.Link(f.Name(), d.path(name)) != nil {
 		return false
 	}
-	if have, err := os.Stat(d.path(name)); err == nil && os.SameFile(have, want) {
+	if have, err := d.fs.Stat(d.path(name)); err == nil && have.ID == want.ID {
 		return true
 	}
-	_ = os.Remove(d.path(name)) // the name was another file's by then
+	_ = d.fs.Remove(d.path(name)) // the name was another file's by then
 	return false
 }
 
 // write makes a file durably, all or nothing.
 func (d *Directory) write(ctx context.Context, path string, content io.Reader, size int64) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".put-*")
+	f, err := vfs.CreateTemp(d.fs, filepath.Dir(path), ".put-", "")
 	if err != nil {
 		return err
 	}
@@ -179,17 +175,17 @@ func (d *Directory) write(ctx context.Context, path string, content io.Reader, s
 	}
 	err = errors.Join(err, f.Close())
 	if err == nil {
-		err = os.Rename(f.Name(), path)
+		err = d.fs.Rename(f.Name(), path)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, d.fs.Remove(f.Name()))
 	}
-	return errors.Join(durable.SyncDir(filepath.Dir(path)), durable.SyncDir(d.dir))
+	return errors.Join(d.fs.SyncDir(filepath.Dir(path)), d.fs.SyncDir(d.dir))
 }
 
 // object is an open object.
 type object struct {
-	*os.File
+	vfs.File
 	size int64
 }
 
@@ -197,7 +193,7 @@ func (o object) Size() int64 { return o.size }
 
 // Open opens an object; ErrNotFound.
 func (d *Directory) Open(_ context.Context, name Name) (Object, error) {
-	f, err := os.Open(d.path(name))
+	f, err := d.fs.OpenFile(d.path(name), os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("open change set %d of %s in the cache: %w", name.Seq, name.Machine, ErrNotFound)
 	}
@@ -208,12 +204,12 @@ func (d *Directory) Open(_ context.Context, name Name) (Object, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open a change set in the cache: %w", err), f.Close())
 	}
-	return object{f, info.Size()}, nil
+	return object{f, info.Size}, nil
 }
 
 // List gives the machine's objects.
 func (d *Directory) List(_ context.Context, machine ident.MachineID) ([]Name, error) {
-	files, err := os.ReadDir(d.machine(machine))
+	files, err := d.fs.ReadDir(d.machine(machine))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -222,7 +218,7 @@ func (d *Directory) List(_ context.Context, machine ident.MachineID) ([]Name, er
 	}
 	var out []Name
 	for _, f := range files {
-		base, ok := strings.CutSuffix(f.Name(), objectSuffix)
+		base, ok := strings.CutSuffix(f, objectSuffix)
 		n := Name{Machine: machine}
 		if !ok {
 			continue
@@ -238,7 +234,7 @@ func (d *Directory) List(_ context.Context, machine ident.MachineID) ([]Name, er
 
 // Delete removes an object; an absent one is no error.
 func (d *Directory) Delete(_ context.Context, name Name) error {
-	if err := os.Remove(d.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := d.fs.Remove(d.path(name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("delete change set %d of %s from the cache: %w", name.Seq, name.Machine, err)
 	}
 	return nil
@@ -246,7 +242,7 @@ func (d *Directory) Delete(_ context.Context, name Name) error {
 
 // Fence refuses lower epochs from now on. It is never lowered.
 func (d *Directory) Fence(ctx context.Context, machine ident.MachineID, epoch ident.Epoch) error {
-	err := d.locked(machine, func() error {
+	err := d.locked(ctx, machine, func() error {
 		have, err := d.fence(machine)
 		if err != nil || have == epoch {
 			return err

@@ -5,8 +5,9 @@ package durable
 import (
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
+
+	"drover/datapath/vfs"
 )
 
 // TempSuffix ends the names of files that are being written. One that a crash left
@@ -15,9 +16,14 @@ const TempSuffix = ".tmp"
 
 // WriteFile replaces a file, or makes it: when it returns nil the new content
 // survives a power cut, when it does not the file is as it was.
-func WriteFile(path string, content []byte, mode fs.FileMode) (err error) {
+func WriteFile(path string, content []byte, mode fs.FileMode) error {
+	return WriteFileOn(vfs.OS, path, content, mode)
+}
+
+// WriteFileOn is WriteFile on another file system.
+func WriteFileOn(fsys vfs.FS, path string, content []byte, mode fs.FileMode) error {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*"+TempSuffix)
+	f, err := vfs.CreateTemp(fsys, dir, "."+filepath.Base(path)+".", TempSuffix)
 	if err != nil {
 		return err
 	}
@@ -26,20 +32,14 @@ func WriteFile(path string, content []byte, mode fs.FileMode) (err error) {
 		err = errors.Join(f.Chmod(mode), f.Sync())
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
+		err = fsys.Rename(f.Name(), path)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
+		return errors.Join(err, fsys.Remove(f.Name()))
 	}
-	return SyncDir(dir)
+	return fsys.SyncDir(dir)
 }
 
 // SyncDir makes the names in a directory durable: of files that were made, renamed
 // or removed there.
-func SyncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
+func SyncDir(dir string) error { return vfs.OS.SyncDir(dir) }

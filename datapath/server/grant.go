@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"drover/datapath/durable"
 	"drover/datapath/ident"
 	"drover/datapath/stream"
+	"drover/datapath/vfs"
 )
 
 const grantSuffix = ".json"
@@ -37,19 +37,19 @@ func (s *Server) saveGrant(r record) error {
 		return fmt.Errorf("keep the grant of machine %s: %w", r.Grant.Spec.Machine, err)
 	}
 	path := s.grantFile(r.Grant.Spec.Machine)
-	if err := durable.WriteFile(path, b, 0o600); err != nil {
+	if err := durable.WriteFileOn(s.FS, path, b, 0o600); err != nil {
 		return fmt.Errorf("keep the grant of machine %s: %w", r.Grant.Spec.Machine, err)
 	}
 	return nil
 }
 
 func (s *Server) removeGrant(m ident.MachineID) error {
-	err := os.Remove(s.grantFile(m))
+	err := s.FS.Remove(s.grantFile(m))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
-		err = durable.SyncDir(s.grantDir())
+		err = s.FS.SyncDir(s.grantDir())
 	}
 	if err != nil {
 		return fmt.Errorf("remove the grant of machine %s: %w", m, err)
@@ -58,18 +58,18 @@ func (s *Server) removeGrant(m ident.MachineID) error {
 }
 
 func (s *Server) readGrants() ([]record, error) {
-	files, err := os.ReadDir(s.grantDir())
+	files, err := s.FS.ReadDir(s.grantDir())
 	if err != nil {
 		return nil, fmt.Errorf("read the grants: %w", err)
 	}
 	var out []record
 	for _, f := range files {
-		name, ok := strings.CutSuffix(f.Name(), grantSuffix)
+		name, ok := strings.CutSuffix(f, grantSuffix)
 		id, err := ident.ParseMachineID(name)
 		if !ok || err != nil {
 			continue // not ours
 		}
-		b, err := os.ReadFile(s.grantFile(id))
+		b, err := vfs.ReadFile(s.FS, s.grantFile(id))
 		if err != nil {
 			return nil, fmt.Errorf("read the grants: %w", err)
 		}

@@ -21,7 +21,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -37,6 +36,7 @@ import (
 	"drover/datapath/replica"
 	"drover/datapath/spool"
 	"drover/datapath/stream"
+	"drover/datapath/vfs"
 	"drover/datapath/wire"
 )
 
@@ -54,10 +54,11 @@ const (
 	retryBroken  = 2 * time.Second // when a resync must be asked for first
 )
 
-// Config of a server. All fields but DiskByID, Denied and Metrics are needed.
+// Config of a server. All fields but FS, DiskByID, Denied and Metrics are needed.
 type Config struct {
 	Name     string // in the certificate and in logs
 	StateDir string // grants and the spool
+	FS       vfs.FS // of StateDir; nil is the system's
 	TLS      *tls.Config
 	Store    replica.Store
 	Cache    cachestore.Store
@@ -105,7 +106,10 @@ func New(c Config) (*Server, error) {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	sp, err := spool.Open(filepath.Join(c.StateDir, "spool"), c.SpoolLimit)
+	if c.FS == nil {
+		c.FS = vfs.OS
+	}
+	sp, err := spool.OpenFS(c.FS, filepath.Join(c.StateDir, "spool"), c.SpoolLimit)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +117,7 @@ func New(c Config) (*Server, error) {
 		checking: make(chan struct{}, 2*runtime.GOMAXPROCS(0)), scratch: sync.Pool{New: newScratch}, appliers: make(chan struct{}, max(minAppliers, runtime.GOMAXPROCS(0)))}
 	s.halt, s.stopped = context.WithCancel(context.Background())
 	s.metrics = newMetrics(c.Metrics, s)
-	if err := os.MkdirAll(s.grantDir(), 0o700); err != nil {
+	if err := s.FS.MkdirAll(s.grantDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("open the grants: %w", err)
 	}
 	records, err := s.readGrants()

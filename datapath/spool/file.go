@@ -7,14 +7,14 @@ import (
 	"os"
 	"path/filepath"
 
-	"drover/datapath/durable"
 	"drover/datapath/ident"
+	"drover/datapath/vfs"
 )
 
 // File is a change set being written. Not safe for concurrent use.
 type File struct {
 	spool *Spool
-	file  *os.File
+	file  vfs.File
 	path  string // without suffix
 	entry Entry
 	ended bool
@@ -27,10 +27,10 @@ func (s *Spool) Create(machine ident.MachineID, epoch ident.Epoch, seq ident.Seq
 	}
 	s.release(minFree)
 	path := s.path(machine, epoch, seq)
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := s.fs.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("spool change set %d: %w", seq, err)
 	}
-	f, err := os.OpenFile(path+tempSuffix, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := s.fs.OpenFile(path+tempSuffix, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("spool change set %d: %w", seq, err)
 	}
@@ -60,21 +60,20 @@ func (f *File) Commit() (Entry, error) {
 	if f.ended {
 		return Entry{}, fs.ErrClosed
 	}
-	old, err := os.Stat(f.path + suffix)
+	fsys := f.spool.fs
+	old, err := fsys.Stat(f.path + suffix)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Entry{}, errors.Join(err, f.Abort())
 	}
 	if err := f.file.Sync(); err != nil {
 		return Entry{}, errors.Join(fmt.Errorf("spool change set %d: %w", f.entry.Seq, err), f.Abort())
 	}
-	if err := os.Rename(f.path+tempSuffix, f.path+suffix); err != nil {
+	if err := fsys.Rename(f.path+tempSuffix, f.path+suffix); err != nil {
 		return Entry{}, errors.Join(fmt.Errorf("spool change set %d: %w", f.entry.Seq, err), f.Abort())
 	}
 	f.ended = true
-	if old != nil {
-		f.spool.release(old.Size())
-	}
-	if err := errors.Join(f.file.Close(), durable.SyncDir(filepath.Dir(f.path)), durable.SyncDir(f.spool.dir)); err != nil {
+	f.spool.release(old.Size)
+	if err := errors.Join(f.file.Close(), fsys.SyncDir(filepath.Dir(f.path)), fsys.SyncDir(f.spool.dir)); err != nil {
 		return Entry{}, fmt.Errorf("spool change set %d: %w", f.entry.Seq, err)
 	}
 	return f.entry, nil
@@ -87,7 +86,7 @@ func (f *File) Abort() error {
 	}
 	f.ended = true
 	f.spool.release(f.entry.Size)
-	err := errors.Join(f.file.Close(), os.Remove(f.path+tempSuffix))
+	err := errors.Join(f.file.Close(), f.spool.fs.Remove(f.path+tempSuffix))
 	if err != nil {
 		return fmt.Errorf("give up spooled change set %d: %w", f.entry.Seq, err)
 	}

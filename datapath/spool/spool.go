@@ -19,6 +19,7 @@ import (
 
 	"drover/datapath/cachestore"
 	"drover/datapath/ident"
+	"drover/datapath/vfs"
 )
 
 // Errors that callers act upon.
@@ -46,6 +47,7 @@ type Entry struct {
 
 // Spool is an open spool. Safe for concurrent use; one process at a time.
 type Spool struct {
+	fs    vfs.FS
 	dir   string
 	limit int64
 
@@ -55,20 +57,23 @@ type Spool struct {
 
 // Open opens the spool in a directory, made when absent, and removes what a crash
 // left unfinished.
-func Open(dir string, limitBytes int64) (*Spool, error) {
+func Open(dir string, limitBytes int64) (*Spool, error) { return OpenFS(vfs.OS, dir, limitBytes) }
+
+// OpenFS is Open on another file system.
+func OpenFS(fsys vfs.FS, dir string, limitBytes int64) (*Spool, error) {
 	if limitBytes < minFree {
 		return nil, fmt.Errorf("open the spool: limit of %d bytes, want at least %d", limitBytes, minFree)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := fsys.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the spool: %w", err)
 	}
-	s := &Spool{dir: dir, limit: limitBytes}
-	machines, err := os.ReadDir(dir)
+	s := &Spool{fs: fsys, dir: dir, limit: limitBytes}
+	machines, err := fsys.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("open the spool: %w", err)
 	}
 	for _, m := range machines {
-		id, err := ident.ParseMachineID(m.Name())
+		id, err := ident.ParseMachineID(m)
 		if err != nil {
 			continue // not ours
 		}
@@ -87,9 +92,12 @@ func Open(dir string, limitBytes int64) (*Spool, error) {
 }
 
 func (s *Spool) clean(m ident.MachineID) error {
-	left, err := filepath.Glob(filepath.Join(s.dir, m.String(), "*"+tempSuffix))
-	for _, path := range left {
-		err = errors.Join(err, os.Remove(path))
+	dir := filepath.Join(s.dir, m.String())
+	names, err := s.fs.ReadDir(dir)
+	for _, name := range names {
+		if strings.HasSuffix(name, tempSuffix) {
+			err = errors.Join(err, s.fs.Remove(filepath.Join(dir, name)))
+		}
 	}
 	return err
 }
@@ -128,7 +136,8 @@ func (s *Spool) Close() error { return nil }
 
 // List gives a machine's committed change sets by sequence, then epoch.
 func (s *Spool) List(machine ident.MachineID) ([]Entry, error) {
-	files, err := os.ReadDir(filepath.Join(s.dir, machine.String()))
+	dir := filepath.Join(s.dir, machine.String())
+	files, err := s.fs.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -137,7 +146,7 @@ func (s *Spool) List(machine ident.MachineID) ([]Entry, error) {
 	}
 	var out []Entry
 	for _, f := range files {
-		name, ok := strings.CutSuffix(f.Name(), suffix)
+		name, ok := strings.CutSuffix(f, suffix)
 		if !ok {
 			continue
 		}
@@ -145,14 +154,14 @@ func (s *Spool) List(machine ident.MachineID) ([]Entry, error) {
 		if _, err := fmt.Sscanf(name, "%d-%d", &e.Seq, &e.Epoch); err != nil || fmt.Sprintf(nameFormat, e.Seq, e.Epoch) != name {
 			continue // not ours
 		}
-		info, err := f.Info()
+		info, err := s.fs.Stat(filepath.Join(dir, f))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // removed in between
 		}
 		if err != nil {
 			return nil, fmt.Errorf("list the spool of %s: %w", machine, err)
 		}
-		e.Size = info.Size()
+		e.Size = info.Size
 		out = append(out, e)
 	}
 	slices.SortFunc(out, func(a, b Entry) int { return cmp.Or(cmp.Compare(a.Seq, b.Seq), cmp.Compare(a.Epoch, b.Epoch)) })
@@ -161,7 +170,7 @@ func (s *Spool) List(machine ident.MachineID) ([]Entry, error) {
 
 // object is an open change set.
 type object struct {
-	*os.File
+	vfs.File
 	size int64
 }
 
@@ -169,7 +178,7 @@ func (o object) Size() int64 { return o.size }
 
 // Open opens a committed change set.
 func (s *Spool) Open(e Entry) (cachestore.Object, error) {
-	f, err := os.Open(s.path(e.Machine, e.Epoch, e.Seq) + suffix)
+	f, err := s.fs.OpenFile(s.path(e.Machine, e.Epoch, e.Seq)+suffix, os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("change set %d of %s: %w", e.Seq, e.Machine, ErrNotFound)
 	}
@@ -180,22 +189,22 @@ func (s *Spool) Open(e Entry) (cachestore.Object, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open a spooled change set: %w", err), f.Close())
 	}
-	return object{f, info.Size()}, nil
+	return object{f, info.Size}, nil
 }
 
 // Remove removes a committed change set; an absent one is no error.
 func (s *Spool) Remove(e Entry) error {
 	path := s.path(e.Machine, e.Epoch, e.Seq) + suffix
-	info, err := os.Stat(path)
+	info, err := s.fs.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil {
-		err = os.Remove(path)
+		err = s.fs.Remove(path)
 	}
 	if err != nil {
 		return fmt.Errorf("remove a spooled change set: %w", err)
 	}
-	s.release(info.Size())
+	s.release(info.Size)
 	return nil
 }

@@ -227,7 +227,7 @@ func (w *Writer) newestUndo() (*undoAppender, error) {
 		return w.undo, nil
 	}
 	w.dropUndo()
-	u, err := openUndo(w.m.undoPath(w.mf.Undo[len(w.mf.Undo)-1]), w.m.id, p.ID, undoHeaderSize+p.UndoBytes)
+	u, err := openUndo(w.m.store.fs, w.m.undoPath(w.mf.Undo[len(w.mf.Undo)-1]), w.m.id, p.ID, undoHeaderSize+p.UndoBytes)
 	if err != nil {
 		return nil, err
 	}
@@ -299,10 +299,10 @@ func (a *applier) finish(sum changeset.Summary) (replica.Point, error) {
 		Disks: slices.Clone(s.Spec.Disks),
 	}
 	name := undoName(p)
-	if err := createUndo(w.m.undoPath(name), w.m.id, p); err != nil {
+	if err := createUndo(w.m.store.fs, w.m.undoPath(name), w.m.id, p); err != nil {
 		return replica.Point{}, err
 	}
-	if err := syncDir(w.m.path(undoDir)); err != nil {
+	if err := w.m.store.syncDir(w.m.path(undoDir)); err != nil {
 		return replica.Point{}, err
 	}
 	if err := w.m.store.step("undo-created"); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 
 	"drover/datapath/checksum"
@@ -175,16 +174,16 @@ func (w *Writer) rescan(ctx context.Context, progress func(done, total int64)) e
 // point's undo first, so that points do not show the new content as theirs.
 func (w *Writer) rescanDisk(ctx context.Context, d replica.Disk, progress func(int64)) (err error) {
 	tmp := w.m.path(sumsDir, "."+d.ID.String()+".tmp")
-	if err := removeIfExists(tmp); err != nil {
+	if err := w.m.store.removeIfExists(tmp); err != nil {
 		return err
 	}
-	fresh, err := openSums(tmp, true)
+	fresh, err := openSums(w.m.store.fs, tmp, true)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, fresh.close(), removeIfExists(tmp))
+			err = errors.Join(err, fresh.close(), w.m.store.removeIfExists(tmp))
 		}
 	}()
 	o := w.open[d.ID]
@@ -219,10 +218,10 @@ func (w *Writer) replaceSums(o *openDisk, fresh *sumsFile, tmp string) error {
 	if err := fresh.sync(); err != nil {
 		return err
 	}
-	if err := os.Rename(tmp, w.m.sumsPath(o.disk.ID)); err != nil {
+	if err := w.m.store.fs.Rename(tmp, w.m.sumsPath(o.disk.ID)); err != nil {
 		return spaceErr(err)
 	}
-	if err := syncDir(w.m.path(sumsDir)); err != nil {
+	if err := w.m.store.syncDir(w.m.path(sumsDir)); err != nil {
 		return err
 	}
 	w.mu.Lock()

@@ -8,16 +8,9 @@ import (
 	"io/fs"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"drover/datapath/checksum"
 	"drover/datapath/replica"
-)
-
-// Values of whence that Linux knows beyond io's.
-const (
-	seekData = 3
-	seekHole = 4
+	"drover/datapath/vfs"
 )
 
 // ioBytes is how much is read or written at once.
@@ -34,21 +27,24 @@ func (m machine) imagePath(d replica.Disk) string {
 
 // image is the content of one disk.
 type image struct {
-	f       *os.File
+	f       vfs.File
 	outside bool // Path: never made, never truncated, no holes punched
 }
 
 // openImage opens the disk's image; one of the store is made when absent and for
 // writing.
 func (m machine) openImage(d replica.Disk, write bool) (*image, error) {
-	flags := os.O_RDONLY
+	fsys, flags := m.store.fs, os.O_RDONLY
+	if d.Path != "" {
+		fsys = vfs.OS
+	}
 	if write {
 		flags = os.O_RDWR
 		if d.Path == "" {
 			flags |= os.O_CREATE
 		}
 	}
-	f, err := os.OpenFile(m.imagePath(d), flags, fileMode)
+	f, err := fsys.OpenFile(m.imagePath(d), flags, fileMode)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) && d.Path != "" {
 			return nil, fmt.Errorf("open disk %s: %w: attach the disk, or correct its path", d.ID, err)
@@ -60,17 +56,17 @@ func (m machine) openImage(d replica.Disk, write bool) (*image, error) {
 
 // ensureSize checks an outside disk, and grows or shrinks one of the store.
 func (i *image) ensureSize(size int64) error {
-	have, err := i.f.Seek(0, io.SeekEnd) // works for block devices too
+	st, err := i.f.Stat()
 	if err != nil {
 		return fmt.Errorf("size of %s: %w", i.f.Name(), err)
 	}
 	if i.outside {
-		if have < size {
-			return fmt.Errorf("%s has %d bytes, the disk needs %d: attach a disk of at least that size", i.f.Name(), have, size)
+		if st.Size < size {
+			return fmt.Errorf("%s has %d bytes, the disk needs %d: attach a disk of at least that size", i.f.Name(), st.Size, size)
 		}
 		return nil
 	}
-	if have == size {
+	if st.Size == size {
 		return nil
 	}
 	if err := i.f.Truncate(size); err != nil {
@@ -82,11 +78,11 @@ func (i *image) ensureSize(size int64) error {
 // zero makes the range read as zeros, giving its room back where that is possible.
 func (i *image) zero(offset, length int64) error {
 	if !i.outside {
-		err := unix.Fallocate(int(i.f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, offset, length)
+		err := i.f.PunchHole(offset, length)
 		if err == nil {
 			return nil
 		}
-		if !errors.Is(err, unix.EOPNOTSUPP) && !errors.Is(err, unix.ENOSYS) && !errors.Is(err, unix.EINVAL) {
+		if !errors.Is(err, errors.ErrUnsupported) {
 			return fmt.Errorf("punch hole in %s at %d: %w", i.f.Name(), offset, spaceErr(err))
 		}
 	}
@@ -127,15 +123,12 @@ func (i *image) sync() error {
 // nextData gives the next range from offset on, before limit, that is not a hole.
 // Where holes cannot be found, all is data. The caller excludes other seeks.
 func (i *image) nextData(offset, limit int64) (from, to int64) {
-	from, err := i.f.Seek(offset, seekData)
-	if errors.Is(err, unix.ENXIO) {
+	from, to, err := i.f.NextData(offset)
+	if errors.Is(err, io.EOF) {
 		return limit, limit
 	}
 	if err != nil {
 		return offset, limit
-	}
-	if to, err = i.f.Seek(from, seekHole); err != nil {
-		to = limit
 	}
 	from = max(offset, from/checksum.BlockSize*checksum.BlockSize)
 	to = (to + checksum.BlockSize - 1) / checksum.BlockSize * checksum.BlockSize

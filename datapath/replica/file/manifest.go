@@ -12,10 +12,9 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/vfs"
 )
 
 const (
@@ -29,9 +28,8 @@ const (
 	sumsDir         = "sums"
 	undoDir         = "undo"
 
-	lockPoll       = 5 * time.Millisecond // how often a busy lock is tried again, until the context ends
-	maxHoldsPer    = 64                   // holds of one point
-	maxHoldOwner   = 200                  // bytes of an owner's name
+	maxHoldsPer    = 64  // holds of one point
+	maxHoldOwner   = 200 // bytes of an owner's name
 	pendingSize    = 48
 	pendingMagic   = "DPN1"
 	maxLockReopens = 100 // a lock whose directory was removed meanwhile is opened anew
@@ -107,24 +105,24 @@ func undoName(p replica.Point) string { return fmt.Sprintf("%020d-%d.undo", p.ID
 
 // stamp tells whether the manifest was replaced.
 type stamp struct {
-	ino   uint64
-	mtime unix.Timespec
-	size  int64
+	id       vfs.ID
+	modified int64
+	size     int64
 }
 
 func (m machine) stamp() (stamp, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(m.path(manifestName), &st); err != nil {
-		if errors.Is(err, unix.ENOENT) {
-			return stamp{}, fmt.Errorf("replica of machine %s: %w", m.id, replica.ErrNotFound)
-		}
-		return stamp{}, fmt.Errorf("stat %s: %w", m.path(manifestName), err)
+	st, err := m.store.fs.Stat(m.path(manifestName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return stamp{}, fmt.Errorf("replica of machine %s: %w", m.id, replica.ErrNotFound)
 	}
-	return stamp{st.Ino, st.Mtim, st.Size}, nil
+	if err != nil {
+		return stamp{}, fmt.Errorf("manifest of %s: %w", m.id, err)
+	}
+	return stamp{st.ID, st.Modified, st.Size}, nil
 }
 
 func (m machine) load() (*manifest, error) {
-	b, err := os.ReadFile(m.path(manifestName))
+	b, err := vfs.ReadFile(m.store.fs, m.path(manifestName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("replica of machine %s: %w", m.id, replica.ErrNotFound)
 	}
@@ -160,7 +158,7 @@ func (m machine) publish(mf *manifest) error {
 	if err != nil {
 		return fmt.Errorf("write manifest of %s: %w", m.id, err)
 	}
-	if err := writeFile(m.path(manifestName), b); err != nil {
+	if err := m.store.writeFile(m.path(manifestName), b); err != nil {
 		return fmt.Errorf("write manifest of %s: %w", m.id, err)
 	}
 	return nil
@@ -179,18 +177,18 @@ func (m machine) lockHolds(ctx context.Context) (unlock func(), err error) {
 func (m machine) flock(ctx context.Context, name string) (func(), error) {
 	path := m.path(name)
 	for range maxLockReopens {
-		f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
+		f, err := m.store.fs.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("replica of machine %s: %w", m.id, replica.ErrNotFound)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("lock %s: %w", path, spaceErr(err))
 		}
-		if err := waitLock(ctx, f); err != nil {
+		if err := vfs.Lock(ctx, f); err != nil {
 			_ = f.Close()
-			return nil, fmt.Errorf("lock %s: %w", path, err)
+			return nil, err
 		}
-		if sameFile(f, path) {
+		if m.store.sameFile(f, path) {
 			return func() { _ = f.Close() }, nil // closing ends the lock
 		}
 		_ = f.Close() // removed while we waited
@@ -198,35 +196,18 @@ func (m machine) flock(ctx context.Context, name string) (func(), error) {
 	return nil, fmt.Errorf("lock %s: removed and made again %d times", path, maxLockReopens)
 }
 
-func waitLock(ctx context.Context, f *os.File) error {
-	for {
-		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(lockPoll):
-		}
-	}
-}
-
-func sameFile(f *os.File, path string) bool {
+func (s *Store) sameFile(f vfs.File, path string) bool {
 	a, err := f.Stat()
 	if err != nil {
 		return false
 	}
-	b, err := os.Stat(path)
-	return err == nil && os.SameFile(a, b)
+	b, err := s.fs.Stat(path)
+	return err == nil && a.ID == b.ID
 }
 
 // loadHolds reads all holds, also those that expired.
 func (m machine) loadHolds() (map[ident.Seq][]replica.Hold, error) {
-	b, err := os.ReadFile(m.path(holdsName))
+	b, err := vfs.ReadFile(m.store.fs, m.path(holdsName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return map[ident.Seq][]replica.Hold{}, nil
 	}
@@ -245,7 +226,7 @@ func (m machine) saveHolds(holds map[ident.Seq][]replica.Hold) error {
 	if err != nil {
 		return fmt.Errorf("write holds of %s: %w", m.id, err)
 	}
-	if err := writeFile(m.path(holdsName), b); err != nil {
+	if err := m.store.writeFile(m.path(holdsName), b); err != nil {
 		return fmt.Errorf("write holds of %s: %w", m.id, err)
 	}
 	return nil
@@ -281,21 +262,21 @@ func (m machine) state(mf *manifest) (replica.State, error) {
 	for _, list := range [][]replica.Disk{mf.State.Spec.Disks, mf.Retired} {
 		for _, d := range list {
 			if d.Path == "" {
-				s.UsedBytes += allocated(m.imagePath(d))
+				s.UsedBytes += m.store.allocated(m.imagePath(d))
 			}
-			s.UsedBytes += allocated(m.sumsPath(d.ID))
+			s.UsedBytes += m.store.allocated(m.sumsPath(d.ID))
 		}
 	}
 	return s, nil
 }
 
 // allocated is what the file takes on the disk; holes do not count.
-func allocated(path string) int64 {
-	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
+func (s *Store) allocated(path string) int64 {
+	st, err := s.fs.Stat(path)
+	if err != nil {
 		return 0
 	}
-	return st.Blocks * 512
+	return st.Allocated
 }
 
 // pending names the change set whose writing to the images was begun last. When
@@ -308,7 +289,7 @@ type pending struct {
 func (p pending) inFlight(pos ident.Position) bool { return p.seq > pos.Seq }
 
 func (m machine) loadPending() (pending, error) {
-	b, err := os.ReadFile(m.path(pendingName))
+	b, err := vfs.ReadFile(m.store.fs, m.path(pendingName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return pending{}, nil
 	}
@@ -331,7 +312,7 @@ func (m machine) savePending(p pending) error {
 	binary.LittleEndian.PutUint64(b[8:], uint64(p.seq))
 	copy(b[16:], p.digest[:])
 	binary.LittleEndian.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli))
-	f, err := os.OpenFile(m.path(pendingName), os.O_WRONLY|os.O_CREATE, fileMode)
+	f, err := m.store.fs.OpenFile(m.path(pendingName), os.O_WRONLY|os.O_CREATE, fileMode)
 	if err != nil {
 		return fmt.Errorf("write pending mark of %s: %w", m.id, spaceErr(err))
 	}

@@ -12,6 +12,7 @@ import (
 	"drover/datapath/checksum"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/vfs"
 )
 
 const (
@@ -52,7 +53,7 @@ func (r *reader) OpenDisk(_ context.Context, point ident.Seq, disk ident.DiskID)
 
 // undoSource is an undo file that a disk reader has open.
 type undoSource struct {
-	f   *os.File
+	f   vfs.File
 	end int64 // entries up to here are known
 }
 
@@ -89,7 +90,7 @@ func (d *diskReader) start() error {
 	if d.image, err = d.m.openImage(now, false); err != nil {
 		return err
 	}
-	d.sums, err = openSums(d.m.sumsPath(d.id), false)
+	d.sums, err = openSums(d.m.store.fs, d.m.sumsPath(d.id), false)
 	return err
 }
 
@@ -170,7 +171,7 @@ func (d *diskReader) refreshChain() error {
 func (d *diskReader) refreshFile(name string) error {
 	f := d.files[name]
 	if f == nil {
-		h, err := os.Open(d.m.undoPath(name))
+		h, err := d.m.store.fs.OpenFile(d.m.undoPath(name), os.O_RDONLY, 0)
 		if err != nil {
 			return err
 		}
@@ -178,11 +179,11 @@ func (d *diskReader) refreshFile(name string) error {
 		d.files[name] = f
 	}
 	st, err := f.f.Stat()
-	if err != nil || st.Size() <= f.end {
+	if err != nil || st.Size <= f.end {
 		return err
 	}
 	var added []run
-	f.end, err = scanUndo(f.f, f.end, st.Size(), st.Size(), func(e entry) error {
+	f.end, err = scanUndo(f.f, f.end, st.Size, st.Size, func(e entry) error {
 		if e.disk == d.id {
 			added = append(added, run{off: e.offset, end: e.end(), src: f, e: e})
 		}

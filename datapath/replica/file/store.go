@@ -25,6 +25,7 @@ import (
 	"drover/datapath/durable"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/vfs"
 )
 
 // MaxDocumentBytes bounds one document of a machine or of the store.
@@ -42,6 +43,7 @@ var documentName = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
 
 // Store is a directory of replicas. It is safe for concurrent use.
 type Store struct {
+	fs  vfs.FS
 	dir string
 	now func() time.Time
 	// failpoint is called at each durable step; tests set it to break off there.
@@ -52,20 +54,27 @@ var _ replica.Store = (*Store)(nil)
 
 // Open opens the store in the directory, making it when absent, and finishes the
 // deletion of machines that was broken off.
-func Open(dir string) (*Store, error) {
+func Open(dir string) (*Store, error) { return OpenFS(vfs.OS, dir) }
+
+// OpenFS is Open on another file system. Disks outside the store stay on the
+// system's.
+func OpenFS(fsys vfs.FS, dir string) (*Store, error) {
 	for _, d := range []string{machinesDir, documentsDir} {
-		if err := os.MkdirAll(filepath.Join(dir, d), dirMode); err != nil {
+		if err := fsys.MkdirAll(filepath.Join(dir, d), dirMode); err != nil {
 			return nil, fmt.Errorf("open replica store %s: %w", dir, spaceErr(err))
 		}
 	}
-	s := &Store{dir: dir, now: time.Now}
-	leftover, err := filepath.Glob(filepath.Join(dir, machinesDir, removedMark+"*"))
+	s := &Store{fs: fsys, dir: dir, now: time.Now}
+	names, err := fsys.ReadDir(filepath.Join(dir, machinesDir))
 	if err != nil {
 		return nil, fmt.Errorf("open replica store %s: %w", dir, err)
 	}
-	for _, l := range leftover {
-		if err := os.RemoveAll(l); err != nil {
-			return nil, fmt.Errorf("open replica store: finish the removal of %s: %w", l, err)
+	for _, n := range names {
+		if !strings.HasPrefix(n, removedMark) {
+			continue
+		}
+		if err := fsys.RemoveAll(filepath.Join(dir, machinesDir, n)); err != nil {
+			return nil, fmt.Errorf("open replica store: finish the removal of %s: %w", n, err)
 		}
 	}
 	return s, nil
@@ -126,17 +135,17 @@ func (s *Store) Fence(ctx context.Context, id ident.MachineID, epoch ident.Epoch
 
 // Machines lists the machines that have a manifest, in order of their ids.
 func (s *Store) Machines(_ context.Context) ([]ident.MachineID, error) {
-	entries, err := os.ReadDir(filepath.Join(s.dir, machinesDir))
+	names, err := s.fs.ReadDir(filepath.Join(s.dir, machinesDir))
 	if err != nil {
 		return nil, fmt.Errorf("list machines of replica store: %w", err)
 	}
 	var out []ident.MachineID
-	for _, e := range entries {
-		id, err := ident.ParseMachineID(e.Name())
+	for _, n := range names {
+		id, err := ident.ParseMachineID(n)
 		if err != nil {
 			continue // not ours, or being removed
 		}
-		if _, err := os.Stat(s.machine(id).path(manifestName)); err == nil {
+		if _, err := s.fs.Stat(s.machine(id).path(manifestName)); err == nil {
 			out = append(out, id)
 		}
 	}
@@ -181,13 +190,13 @@ func (s *Store) remove(ctx context.Context, id ident.MachineID, epoch ident.Epoc
 		}
 	}
 	gone := filepath.Join(s.dir, machinesDir, removedMark+uuid.NewString())
-	if err := os.Rename(m.dir, gone); err != nil {
+	if err := s.fs.Rename(m.dir, gone); err != nil {
 		return err
 	}
-	if err := syncDir(filepath.Dir(m.dir)); err != nil {
+	if err := s.syncDir(filepath.Dir(m.dir)); err != nil {
 		return err
 	}
-	return os.RemoveAll(gone)
+	return s.fs.RemoveAll(gone)
 }
 
 // PutDocument keeps the document durably, replacing one of the same name.
@@ -198,7 +207,7 @@ func (s *Store) PutDocument(_ context.Context, name string, content []byte) erro
 	if len(content) > MaxDocumentBytes {
 		return fmt.Errorf("put document %s: %d bytes, at most %d", name, len(content), MaxDocumentBytes)
 	}
-	if err := writeFile(filepath.Join(s.dir, documentsDir, name), content); err != nil {
+	if err := s.writeFile(filepath.Join(s.dir, documentsDir, name), content); err != nil {
 		return fmt.Errorf("put document %s: %w", name, err)
 	}
 	return nil
@@ -207,20 +216,20 @@ func (s *Store) PutDocument(_ context.Context, name string, content []byte) erro
 // Documents reads all documents.
 func (s *Store) Documents(_ context.Context) (map[string][]byte, error) {
 	dir := filepath.Join(s.dir, documentsDir)
-	entries, err := os.ReadDir(dir)
+	names, err := s.fs.ReadDir(dir)
 	if err != nil {
 		return nil, fmt.Errorf("read documents of replica store: %w", err)
 	}
 	out := map[string][]byte{}
-	for _, e := range entries {
-		if !documentName.MatchString(e.Name()) {
+	for _, n := range names {
+		if !documentName.MatchString(n) {
 			continue
 		}
-		b, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		b, err := vfs.ReadFile(s.fs, filepath.Join(dir, n))
 		if err != nil {
-			return nil, fmt.Errorf("read document %s: %w", e.Name(), err)
+			return nil, fmt.Errorf("read document %s: %w", n, err)
 		}
-		out[e.Name()] = b
+		out[n] = b
 	}
 	return out, nil
 }
@@ -234,29 +243,29 @@ func spaceErr(err error) error {
 }
 
 // writeFile replaces the file durably: whole or not at all.
-func writeFile(path string, content []byte) error {
-	return spaceErr(durable.WriteFile(path, content, fileMode))
+func (s *Store) writeFile(path string, content []byte) error {
+	return spaceErr(durable.WriteFileOn(s.fs, path, content, fileMode))
 }
 
 // syncDir makes names in the directory durable.
-func syncDir(dir string) error { return spaceErr(durable.SyncDir(dir)) }
+func (s *Store) syncDir(dir string) error { return spaceErr(s.fs.SyncDir(dir)) }
 
-func removeIfExists(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func (s *Store) removeIfExists(path string) error {
+	if err := s.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
 }
 
 // removeTemps deletes what interrupted replacements left in the directory.
-func removeTemps(dir string) error {
-	entries, err := os.ReadDir(dir)
+func (s *Store) removeTemps(dir string) error {
+	names, err := s.fs.ReadDir(dir)
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") && strings.HasSuffix(e.Name(), durable.TempSuffix) {
-			if err := removeIfExists(filepath.Join(dir, e.Name())); err != nil {
+	for _, n := range names {
+		if strings.HasPrefix(n, ".") && strings.HasSuffix(n, durable.TempSuffix) {
+			if err := s.removeIfExists(filepath.Join(dir, n)); err != nil {
 				return err
 			}
 		}

@@ -9,6 +9,7 @@ import (
 
 	"drover/datapath/checksum"
 	"drover/datapath/ident"
+	"drover/datapath/vfs"
 )
 
 const sumSize = 8
@@ -18,16 +19,16 @@ func (m machine) sumsPath(id ident.DiskID) string { return m.path(sumsDir, id.St
 // sumsFile is the map of a disk's checksums: 8 bytes little-endian per block. What
 // lies beyond the file's end is 0, the sum of a block of zeros.
 type sumsFile struct {
-	f   *os.File
+	f   vfs.File
 	buf []byte // of the writer
 }
 
-func openSums(path string, write bool) (*sumsFile, error) {
+func openSums(fsys vfs.FS, path string, write bool) (*sumsFile, error) {
 	flags := os.O_RDONLY
 	if write {
 		flags = os.O_RDWR | os.O_CREATE
 	}
-	f, err := os.OpenFile(path, flags, fileMode)
+	f, err := fsys.OpenFile(path, flags, fileMode)
 	if err != nil {
 		return nil, fmt.Errorf("open checksums: %w", spaceErr(err))
 	}

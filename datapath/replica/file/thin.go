@@ -13,6 +13,7 @@ import (
 	"drover/datapath/checksum"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/vfs"
 )
 
 const deleteName = "delete.json"
@@ -25,7 +26,7 @@ type deletePlan struct {
 
 func (m machine) loadPlan() (deletePlan, error) {
 	var p deletePlan
-	b, err := os.ReadFile(m.path(deleteName))
+	b, err := vfs.ReadFile(m.store.fs, m.path(deleteName))
 	if errors.Is(err, fs.ErrNotExist) {
 		return p, nil
 	}
@@ -100,7 +101,7 @@ func (w *Writer) planDelete(ctx context.Context, points []ident.Seq) (held []ide
 	if err != nil {
 		return nil, err
 	}
-	return held, writeFile(w.m.path(deleteName), b)
+	return held, w.m.store.writeFile(w.m.path(deleteName), b)
 }
 
 // finishDelete executes the plan, if there is one; any part may be done already.
@@ -131,10 +132,10 @@ func (w *Writer) finishDelete() error {
 	if err := w.m.store.step("delete-files"); err != nil {
 		return err
 	}
-	if err := removeIfExists(w.m.path(deleteName)); err != nil {
+	if err := w.m.store.removeIfExists(w.m.path(deleteName)); err != nil {
 		return err
 	}
-	return syncDir(w.m.path())
+	return w.m.store.syncDir(w.m.path())
 }
 
 // mergePlanned appends the planned points' undo to the next older kept points'.
@@ -163,7 +164,7 @@ func (w *Writer) mergePlanned(mf *manifest, plan deletePlan) error {
 // mergeInto appends what points [from, to) saved and the target did not.
 func (w *Writer) mergeInto(mf *manifest, target, from, to int) (err error) {
 	p := &mf.State.Points[target]
-	u, err := openUndo(w.m.undoPath(mf.Undo[target]), w.m.id, p.ID, undoHeaderSize+p.UndoBytes)
+	u, err := openUndo(w.m.store.fs, w.m.undoPath(mf.Undo[target]), w.m.id, p.ID, undoHeaderSize+p.UndoBytes)
 	if err != nil {
 		return err
 	}
@@ -184,7 +185,7 @@ func (w *Writer) mergeInto(mf *manifest, target, from, to int) (err error) {
 }
 
 func (w *Writer) mergeFile(u *undoAppender, name string, p replica.Point) error {
-	f, err := os.Open(w.m.undoPath(name))
+	f, err := w.m.store.fs.OpenFile(w.m.undoPath(name), os.O_RDONLY, 0)
 	if err != nil {
 		return err
 	}
@@ -209,7 +210,7 @@ func (w *Writer) mergeFile(u *undoAppender, name string, p replica.Point) error 
 
 // copyEntry copies the blocks [first, to) of the entry. Their checksums go with
 // them unexamined, so that damage stays visible to whoever reads them.
-func copyEntry(u *undoAppender, f *os.File, e entry, first, to int64, buf []byte) error {
+func copyEntry(u *undoAppender, f vfs.File, e entry, first, to int64, buf []byte) error {
 	part := entry{disk: e.disk, flags: e.flags, offset: first * checksum.BlockSize}
 	part.length = min(to*checksum.BlockSize, e.end()) - part.offset
 	if e.flags == flagZero {
@@ -254,19 +255,19 @@ func (w *Writer) collect() error {
 		}
 	}
 	for _, dir := range []string{disksDir, sumsDir, undoDir} {
-		entries, err := os.ReadDir(w.m.path(dir))
+		names, err := w.m.store.fs.ReadDir(w.m.path(dir))
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			if keep[e.Name()] {
+		for _, n := range names {
+			if keep[n] {
 				continue
 			}
-			if err := removeIfExists(w.m.path(dir, e.Name())); err != nil {
+			if err := w.m.store.removeIfExists(w.m.path(dir, n)); err != nil {
 				return err
 			}
 		}
-		if err := syncDir(w.m.path(dir)); err != nil {
+		if err := w.m.store.syncDir(w.m.path(dir)); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"drover/datapath/checksum"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/vfs"
 )
 
 const (
@@ -57,14 +58,14 @@ func (e entry) next() int64 {
 }
 
 // createUndo makes a point's undo file, durably but for its name.
-func createUndo(path string, id ident.MachineID, p replica.Point) error {
+func createUndo(fsys vfs.FS, path string, id ident.MachineID, p replica.Point) error {
 	h := make([]byte, undoHeaderSize)
 	copy(h, undoMagic)
 	copy(h[8:], id[:])
 	binary.LittleEndian.PutUint64(h[24:], uint64(p.ID))
 	binary.LittleEndian.PutUint32(h[32:], p.Generation)
 	binary.LittleEndian.PutUint32(h[60:], crc32.Checksum(h[:60], castagnoli))
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileMode)
+	f, err := fsys.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, fileMode)
 	if err != nil {
 		return fmt.Errorf("make undo file: %w", spaceErr(err))
 	}
@@ -197,7 +198,7 @@ func scanEntry(w *window, pos int64) (*entry, uint32, error) {
 // undoAppender adds entries to one undo file. What the file has already is never
 // added again: the oldest content wins.
 type undoAppender struct {
-	f     *os.File
+	f     vfs.File
 	w     *bufio.Writer
 	name  string
 	end   int64 // where the next entry goes
@@ -208,8 +209,8 @@ type undoAppender struct {
 
 // openUndo opens the file to append. From verifyFrom on its entries may be torn
 // by a crash; the tail that is not whole is cut off.
-func openUndo(path string, id ident.MachineID, point ident.Seq, verifyFrom int64) (u *undoAppender, err error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+func openUndo(fsys vfs.FS, path string, id ident.MachineID, point ident.Seq, verifyFrom int64) (u *undoAppender, err error) {
+	f, err := fsys.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open undo file: %w", err)
 	}
@@ -227,7 +228,7 @@ func openUndo(path string, id ident.MachineID, point ident.Seq, verifyFrom int64
 		return nil, err
 	}
 	u = &undoAppender{f: f, name: path, saved: map[ident.DiskID]*blockSet{}}
-	u.end, err = scanUndo(f, undoHeaderSize, st.Size(), verifyFrom, func(e entry) error {
+	u.end, err = scanUndo(f, undoHeaderSize, st.Size, verifyFrom, func(e entry) error {
 		u.mark(e)
 		return nil
 	})
@@ -237,7 +238,7 @@ func openUndo(path string, id ident.MachineID, point ident.Seq, verifyFrom int64
 	if u.end < verifyFrom {
 		return nil, fmt.Errorf("the file is damaged at %d of %d bytes: %w", u.end, verifyFrom, replica.ErrCorrupt)
 	}
-	if st.Size() > u.end {
+	if st.Size > u.end {
 		if err = f.Truncate(u.end); err != nil {
 			return nil, spaceErr(err)
 		}
@@ -248,7 +249,7 @@ func openUndo(path string, id ident.MachineID, point ident.Seq, verifyFrom int64
 }
 
 type offsetWriter struct {
-	f   *os.File
+	f   vfs.File
 	pos int64
 }
 

@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"sync"
 
@@ -58,7 +57,7 @@ func (w *Writer) start(ctx context.Context, spec replica.Spec) error {
 		return err
 	}
 	for _, d := range []string{disksDir, sumsDir, undoDir} {
-		if err := os.MkdirAll(w.m.path(d), dirMode); err != nil {
+		if err := w.m.store.fs.MkdirAll(w.m.path(d), dirMode); err != nil {
 			return spaceErr(err)
 		}
 	}
@@ -136,16 +135,16 @@ func (w *Writer) create(spec replica.Spec) (*manifest, error) {
 			return nil, err
 		}
 	}
-	return mf, syncDir(w.m.path())
+	return mf, w.m.store.syncDir(w.m.path())
 }
 
 // clearDisk removes what an earlier, unfinished attempt left of a disk.
 func (m machine) clearDisk(d replica.Disk) error {
-	if err := removeIfExists(m.sumsPath(d.ID)); err != nil {
+	if err := m.store.removeIfExists(m.sumsPath(d.ID)); err != nil {
 		return err
 	}
 	d.Path = ""
-	return removeIfExists(m.imagePath(d))
+	return m.store.removeIfExists(m.imagePath(d))
 }
 
 // reopen brings the manifest up to the spec: names, documents, grown disks.
@@ -191,7 +190,7 @@ func (w *Writer) resize(mf *manifest, d replica.Disk, size int64) error {
 	if p == nil || first >= end {
 		return nil
 	}
-	u, err := openUndo(w.m.undoPath(mf.Undo[len(mf.Undo)-1]), w.m.id, p.ID, undoHeaderSize+p.UndoBytes)
+	u, err := openUndo(w.m.store.fs, w.m.undoPath(mf.Undo[len(mf.Undo)-1]), w.m.id, p.ID, undoHeaderSize+p.UndoBytes)
 	if err != nil {
 		return err
 	}
@@ -224,7 +223,7 @@ func (w *Writer) openFiles(d replica.Disk) (*openDisk, error) {
 	if err != nil {
 		return nil, err
 	}
-	sums, err := openSums(w.m.sumsPath(d.ID), true)
+	sums, err := openSums(w.m.store.fs, w.m.sumsPath(d.ID), true)
 	if err != nil {
 		return nil, errors.Join(err, img.close())
 	}
@@ -233,7 +232,7 @@ func (w *Writer) openFiles(d replica.Disk) (*openDisk, error) {
 
 // recover finishes what a crash broke off. The manifest is published already.
 func (w *Writer) recover() error {
-	if err := removeTemps(w.m.path()); err != nil {
+	if err := w.m.store.removeTemps(w.m.path()); err != nil {
 		return err
 	}
 	if err := w.collect(); err != nil {
@@ -252,14 +251,14 @@ func (w *Writer) recover() error {
 func (w *Writer) cutTornUndo() error {
 	for i, p := range w.mf.State.Points {
 		path := w.m.undoPath(w.mf.Undo[i])
-		st, err := os.Stat(path)
+		st, err := w.m.store.fs.Stat(path)
 		if err != nil {
 			return fmt.Errorf("undo file of point %d: %w", p.ID, err)
 		}
-		if st.Size() == undoHeaderSize+p.UndoBytes {
+		if st.Size == undoHeaderSize+p.UndoBytes {
 			continue
 		}
-		u, err := openUndo(path, w.m.id, p.ID, undoHeaderSize+p.UndoBytes)
+		u, err := openUndo(w.m.store.fs, path, w.m.id, p.ID, undoHeaderSize+p.UndoBytes)
 		if err != nil {
 			return fmt.Errorf("undo file of point %d: %w", p.ID, err)
 		}
@@ -288,7 +287,7 @@ func (w *Writer) fitAll() error {
 			return fmt.Errorf("disk %s: %w", d.ID, err)
 		}
 	}
-	return errors.Join(syncDir(w.m.path(disksDir)), syncDir(w.m.path(sumsDir)))
+	return errors.Join(w.m.store.syncDir(w.m.path(disksDir)), w.m.store.syncDir(w.m.path(sumsDir)))
 }
 
 // fit gives the image the disk's size. The sums of blocks at the old and the new
@@ -299,14 +298,14 @@ func (w *Writer) fit(o *openDisk) error {
 	if err != nil {
 		return err
 	}
-	if o.img.outside || st.Size() == o.disk.Size {
+	if o.img.outside || st.Size == o.disk.Size {
 		return errors.Join(o.img.ensureSize(o.disk.Size), o.sums.resize(o.disk.Size))
 	}
 	if err := o.sums.resize(o.disk.Size); err != nil {
 		return err
 	}
 	buf := make([]byte, checksum.BlockSize)
-	for _, end := range []int64{st.Size(), o.disk.Size} {
+	for _, end := range []int64{st.Size, o.disk.Size} {
 		offset := end / checksum.BlockSize * checksum.BlockSize
 		n := min(checksum.BlockSize, o.disk.Size-offset)
 		if end%checksum.BlockSize == 0 || n <= 0 {
