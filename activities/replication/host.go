@@ -114,8 +114,8 @@ func (h *Host) grantOf(ctx context.Context, in api.GrantInput) (stream.Grant, er
 		Spec:      replica.Spec{Machine: in.Machine, Name: in.Name, Disks: disks, KeyID: key, Documents: documents},
 		Cut:       in.Policy.CutInterval.D(),
 		LossLimit: in.Policy.Resync.AfterDisconnect.D(),
-		Retention: in.Policy.Retention,
-		Attached:  in.Attached,
+		Retention: in.Policy.Retention, Compression: in.Policy.Compression,
+		Attached: in.Attached,
 	}
 	if g.Cut == 0 {
 		g.Cut = cutDefault

@@ -1,6 +1,10 @@
 package server
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"drover/datapath/waterfall"
+)
 
 // metrics of the data path; docs/OPERATIONS names what to watch.
 type metrics struct {
@@ -31,6 +35,31 @@ func newMetrics(r prometheus.Registerer, s *Server) *metrics {
 			func() float64 { used, _ := s.spool.Usage(); return float64(used) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "drover_spool_limit_bytes", Help: "Bytes the spool may take."},
 			func() float64 { _, limit := s.spool.Usage(); return float64(limit) }),
+		waits{s},
 	)
 	return m
+}
+
+// waits collects where the time of every disk's chunks goes.
+type waits struct{ s *Server }
+
+var stageSeconds = prometheus.NewDesc("drover_stream_stage_seconds_total",
+	"Time that chunks waited for each stage from the source to the replica, summed over the chunks.", []string{"machine", "disk", "stage"}, nil)
+
+// Describe implements prometheus.Collector.
+func (w waits) Describe(out chan<- *prometheus.Desc) { out <- stageSeconds }
+
+// Collect implements prometheus.Collector.
+func (w waits) Collect(out chan<- prometheus.Metric) {
+	w.s.mu.Lock()
+	machines := w.s.list()
+	w.s.mu.Unlock()
+	for _, m := range machines {
+		for _, d := range m.status().Disks {
+			for stage, spent := range d.Times.Spent {
+				out <- prometheus.MustNewConstMetric(stageSeconds, prometheus.CounterValue, spent.Seconds(),
+					m.id.String(), d.ID.String(), waterfall.Stage(stage).String())
+			}
+		}
+	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"drover/datapath/ident"
 	"drover/datapath/stream"
+	"drover/datapath/waterfall"
 	"drover/workflows/api"
 )
 
@@ -129,6 +130,30 @@ func TestStatusTable(t *testing.T) {
 	for _, want := range []string{"Hard disk 1 50 % of 1.0 GiB, 1.0 MiB sent", "ResyncRequired", "DRV-3001 agent: no session for 5s", "| 7s ", "| 12 "} {
 		require.Contains(t, out.String(), want)
 	}
+}
+
+func TestWaterfall(t *testing.T) {
+	id := ident.NewDiskID(ident.NewMachineID("v", "1"), "a")
+	line := func(chunks int64, apply time.Duration) []machineLine {
+		times := waterfall.Times{Chunks: chunks}
+		times.Spent[waterfall.Net], times.Spent[waterfall.Apply] = 30*time.Millisecond, apply
+		return []machineLine{{Machine: api.MachineStatus{Name: "db-1"}, Stream: &stream.Status{Disks: []stream.DiskProgress{{ID: id, Name: "Hard disk 1", Times: times}}}},
+			{Machine: api.MachineStatus{Name: "app-1"}}}
+	}
+	before := pictures{}
+	var out bytes.Buffer
+	printWaterfall(&out, line(10, 10*time.Millisecond), before)
+	require.Contains(t, out.String(), "| net 75 % |")
+	require.Contains(t, out.String(), "| 3ms ")
+	out.Reset()
+	printWaterfall(&out, line(14, 12*time.Second), before)
+	require.Contains(t, out.String(), "| apply 100 % |")
+	require.Contains(t, out.String(), "|      4 |", "only what came since")
+	require.Contains(t, out.String(), "| 3s ")
+	require.NotContains(t, out.String(), "app-1")
+	out.Reset()
+	printWaterfall(&out, line(2, 10*time.Millisecond), before)
+	require.Contains(t, out.String(), "|      2 |", "the stream has begun anew")
 }
 
 func TestPlanTable(t *testing.T) {

@@ -27,19 +27,31 @@ type machineLine struct {
 }
 
 func (a *app) statusCommand() *cobra.Command {
-	var watch bool
+	var watch, stages bool
 	cmd := &cobra.Command{
 		Use:     "status [VM]",
 		Short:   "Show the machines: state, health, RPO, recovery points, progress",
-		Long:    "Show the machines: state, health, RPO, recovery points, and the progress of every disk while it is copied or compared.\nWith a name, all that is known of that machine.",
-		Example: "  drover status\n  drover status --watch\n  drover status db-1\n  drover status --json",
+		Long:    "Show the machines: state, health, RPO, recovery points, and the progress of every disk while it is copied or compared.\nWith a name, all that is known of that machine.\nWith --waterfall, where the time of every disk's data goes, from being read to being in the replica.",
+		Example: "  drover status\n  drover status --watch\n  drover status db-1\n  drover status --waterfall --watch\n  drover status --json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			show := func(w io.Writer, lines []machineLine) { printStatus(w, lines, time.Now()) }
+			if stages {
+				before := pictures{}
+				show = func(w io.Writer, lines []machineLine) { printWaterfall(w, lines, before) }
+			} else if len(args) == 1 {
+				show = func(w io.Writer, lines []machineLine) {
+					printStatus(w, lines, time.Now())
+					for _, l := range lines {
+						printDetails(w, l)
+					}
+				}
+			}
 			if !watch {
-				return a.status(cmd.Context(), args, "")
+				return a.status(cmd.Context(), args, "", show)
 			}
 			for {
-				if err := a.status(cmd.Context(), args, "\033[H\033[2J"); err != nil && cmd.Context().Err() == nil {
+				if err := a.status(cmd.Context(), args, "\033[H\033[2J", show); err != nil && cmd.Context().Err() == nil {
 					return err
 				}
 				select {
@@ -51,10 +63,11 @@ func (a *app) statusCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "show it again and again until interrupted")
+	cmd.Flags().BoolVar(&stages, "waterfall", false, "show what each disk's data waits for; with --watch, since the picture before")
 	return cmd
 }
 
-func (a *app) status(ctx context.Context, args []string, before string) error {
+func (a *app) status(ctx context.Context, args []string, before string, show func(io.Writer, []machineLine)) error {
 	v, err := a.vault(ctx)
 	if err != nil {
 		return err
@@ -81,10 +94,7 @@ func (a *app) status(ctx context.Context, args []string, before string) error {
 	}
 	return a.print(lines, func(w io.Writer) {
 		_, _ = io.WriteString(w, before)
-		printStatus(w, lines, time.Now())
-		if len(args) == 1 {
-			printDetails(w, lines[0])
-		}
+		show(w, lines)
 	})
 }
 

@@ -21,6 +21,7 @@ import (
 	"drover/agent/tracker/scan"
 	"drover/datapath/cachestore"
 	"drover/datapath/changeset"
+	"drover/datapath/codec"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/datapath/replica/file"
@@ -48,6 +49,8 @@ type rig struct {
 	dial    wire.DialFunc
 	device  string // of the first disk, instead of its image file
 	hooks   *quiesce.Hooks
+
+	compression codec.Choice
 
 	server  *server.Server
 	address string
@@ -135,7 +138,7 @@ func (r *rig) grant(epoch ident.Epoch, cut time.Duration) {
 		spec.Disks = append(spec.Disks, replica.Disk{Disk: changeset.Disk{ID: d.ID, Size: d.Size}, BackingUUID: d.BackingUUID})
 	}
 	require.NoError(r.t, r.server.Grant(r.t.Context(), pipe.Grant{
-		Epoch: epoch, Instance: instance, Spec: spec, Cut: cut, Retention: replica.DefaultRetention(),
+		Epoch: epoch, Instance: instance, Spec: spec, Cut: cut, Retention: replica.DefaultRetention(), Compression: r.compression,
 	}))
 }
 

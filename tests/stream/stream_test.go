@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"context"
 	"math/rand/v2"
 	"net"
@@ -13,9 +14,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"drover/datapath/codec"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	pipe "drover/datapath/stream"
+	"drover/datapath/waterfall"
 )
 
 // breakable is a line that breaks after so many more bytes, if at all.
@@ -297,4 +300,39 @@ func TestNewOwnerGoesOnWithoutAResync(t *testing.T) {
 	require.Equal(t, uint32(1), st.Generation)
 	require.Equal(t, int64(block), st.DataBytes, "one block changed")
 	require.ErrorIs(t, r.server.MarkBroken(t.Context(), r.machine, 1, pipe.Broken{}), replica.ErrFenced)
+}
+
+// Every stage that a chunk passes has its part in the disk's times, and the codec
+// that the policy asks for is used where it says.
+func TestWaitsAndCompression(t *testing.T) {
+	for _, c := range []codec.Choice{{}, {Codec: "zstd"}, {Codec: "none"}, {Codec: "s2", At: codec.AtServer}} {
+		t.Run(c.Codec+c.At, func(t *testing.T) {
+			r := newRig(t, 2000*block, 100*block)
+			text := bytes.Repeat([]byte("compresses well "), block/16)
+			for at := range int64(900) {
+				r.write(0, 2*at, text)
+			}
+			r.startServer()
+			r.compression = c
+			r.grant(1, 20*time.Millisecond)
+			r.startAgent(1)
+			r.await("the base", complete)
+			require.Equal(t, r.digest(), r.digestAt(r.afterNow()))
+			st := r.status()
+			times := st.Disks[0].Times
+			require.Positive(t, times.Chunks)
+			require.Zero(t, st.Disks[1].Times.Chunks, "it holds nothing")
+			for stage, spent := range times.Spent {
+				if waterfall.Stage(stage) == waterfall.Compress && c.Codec == "none" {
+					continue
+				}
+				require.Positive(t, spent, "%s", waterfall.Stage(stage))
+			}
+			plain := int64(900 * block)
+			require.GreaterOrEqual(t, st.BaseDataBytes, plain)
+			small := func(n int64) bool { return n < plain/4 }
+			require.Equal(t, c.Codec != "none" && c.At != codec.AtServer, small(st.BaseWireBytes), "%d on the wire", st.BaseWireBytes)
+			require.Equal(t, c.Codec != "none", small(st.CacheBytes), "%d into the cache", st.CacheBytes)
+		})
+	}
 }

@@ -9,6 +9,7 @@ package api
 import (
 	"time"
 
+	"drover/datapath/codec"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 )
@@ -168,6 +169,8 @@ type Policy struct {
 	AppConsistentEvery Duration          `json:"appConsistentEvery"`
 	Retention          replica.Retention `json:"retention"`
 	Resync             ResyncPolicy      `json:"resync"`
+	// Compression of what is sent and stored; absent is auto, at the agent.
+	Compression codec.Choice `json:"compression,omitzero"`
 	// Failback is made from the rest when absent; see FailbackPolicy.
 	Failback *Policy `json:"failback,omitempty"`
 }

@@ -82,6 +82,9 @@ func (c *checker) policy(at string, p Policy) {
 	if p.Resync.AfterDisconnect < 0 {
 		c.fail(at+"resync.afterDisconnect", "%s: want 0 (never) or more", p.Resync.AfterDisconnect)
 	}
+	if err := p.Compression.Validate(); err != nil {
+		c.fail(at+"compression", "%v", err)
+	}
 	c.retention(at+"retention", p)
 	c.window(at+"resync.window", p.Resync.Window)
 }
