@@ -201,11 +201,12 @@ func (a *applier) saveOld(ctx context.Context) error {
 	}
 	buf := make([]byte, ioBytes)
 	for i, d := range a.disks {
+		known := &sumsWindow{s: d.sums}
 		err := a.blocks[i].eachRun(u.saved[d.disk.ID], func(from, to int64) error {
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			return u.saveOld(d.disk, d.img, d.sums, from, to, buf)
+			return u.saveOld(d.disk, d.img, known, from, to, buf)
 		})
 		if err != nil {
 			return err
@@ -237,10 +238,13 @@ func (w *Writer) newestUndo() (*undoAppender, error) {
 
 func (a *applier) write(ctx context.Context) error {
 	st := a.w.m.store
-	touched := make([]bool, len(a.disks))
+	sums := make([]*sumsWindow, len(a.disks)) // of the disks that are touched
 	err := a.eachExtent(ctx, func(e *changeset.Extent) error {
-		touched[e.Disk] = true
-		if err := writeExtent(a.disks[e.Disk], e); err != nil {
+		d := a.disks[e.Disk]
+		if sums[e.Disk] == nil {
+			sums[e.Disk] = &sumsWindow{s: d.sums}
+		}
+		if err := writeExtent(d, sums[e.Disk], e); err != nil {
 			return err
 		}
 		return st.step("image-written")
@@ -249,8 +253,11 @@ func (a *applier) write(ctx context.Context) error {
 		return err
 	}
 	for i, d := range a.disks {
-		if !touched[i] {
+		if sums[i] == nil {
 			continue
+		}
+		if err := sums[i].flush(); err != nil {
+			return err
 		}
 		if err := d.img.sync(); err != nil {
 			return err
@@ -265,18 +272,18 @@ func (a *applier) write(ctx context.Context) error {
 	return st.step("sums-synced")
 }
 
-func writeExtent(d *openDisk, e *changeset.Extent) error {
+func writeExtent(d *openDisk, sums *sumsWindow, e *changeset.Extent) error {
 	first := e.Offset / checksum.BlockSize
 	if e.Zero || !slices.ContainsFunc(e.Sums, func(s uint64) bool { return s != 0 }) {
 		if err := d.img.zero(e.Offset, e.Length); err != nil {
 			return err
 		}
-		return d.sums.writeZeros(first, checksum.Blocks(e.Length))
+		return sums.writeZeros(first, checksum.Blocks(e.Length))
 	}
 	if err := d.img.write(e.Data, e.Offset); err != nil {
 		return err
 	}
-	return d.sums.write(first, e.Sums)
+	return sums.write(first, e.Sums)
 }
 
 // finish publishes the new position and the point, if one is made.

@@ -310,7 +310,7 @@ func (u *undoAppender) close() error {
 
 // saveOld appends the present content of the blocks [from, to) of the disk, of
 // size bytes: runs of zeros without data, the rest in entries of bounded size.
-func (u *undoAppender) saveOld(d replica.Disk, img *image, known *sumsFile, from, to int64, buf []byte) error {
+func (u *undoAppender) saveOld(d replica.Disk, img *image, known *sumsWindow, from, to int64, buf []byte) error {
 	const part = maxEntryBytes / checksum.BlockSize
 	sums := make([]uint64, 0, part)
 	for from < to {

@@ -213,8 +213,9 @@ func (w *Writer) saveMissing(u *undoAppender, d replica.Disk, first, end int64) 
 	blocks := newBlockSet()
 	blocks.add(first, end)
 	buf := make([]byte, ioBytes)
+	known := &sumsWindow{s: o.sums}
 	return blocks.eachRun(u.saved[d.ID], func(from, to int64) error {
-		return u.saveOld(d, o.img, o.sums, from, to, buf)
+		return u.saveOld(d, o.img, known, from, to, buf)
 	})
 }
 
