@@ -40,6 +40,32 @@ func WriteFileOn(fsys vfs.FS, path string, content []byte, mode fs.FileMode) err
 	return fsys.SyncDir(dir)
 }
 
+// MkdirAll makes a directory, and those above it that are missing, durably.
+func MkdirAll(fsys vfs.FS, path string, mode fs.FileMode) error {
+	var above []string
+	for dir := filepath.Clean(path); ; {
+		dir = filepath.Dir(dir)
+		above = append(above, dir)
+		_, err := fsys.Stat(dir)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	if err := fsys.MkdirAll(path, mode); err != nil {
+		return err
+	}
+	for _, dir := range above {
+		// A directory that may not be read is not ours: nothing was made there.
+		if err := fsys.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+	}
+	return nil
+}
+
 // SyncDir makes the names in a directory durable: of files that were made, renamed
 // or removed there.
 func SyncDir(dir string) error { return vfs.OS.SyncDir(dir) }

@@ -28,11 +28,11 @@ func (s *Spool) Create(machine ident.MachineID, epoch ident.Epoch, seq ident.Seq
 	s.release(minFree)
 	path := s.path(machine, epoch, seq)
 	if err := s.fs.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, fmt.Errorf("spool change set %d: %w", seq, err)
+		return nil, failed(seq, err)
 	}
 	f, err := s.fs.OpenFile(path+tempSuffix, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("spool change set %d: %w", seq, err)
+		return nil, failed(seq, err)
 	}
 	return &File{spool: s, file: f, path: path, entry: Entry{Machine: machine, Epoch: epoch, Seq: seq}}, nil
 }
@@ -49,7 +49,7 @@ func (f *File) Write(p []byte) (int, error) {
 	f.entry.Size += int64(n)
 	f.spool.release(int64(len(p) - n))
 	if err != nil {
-		err = fmt.Errorf("spool change set %d: %w", f.entry.Seq, err)
+		err = failed(f.entry.Seq, err)
 	}
 	return n, err
 }
@@ -66,15 +66,15 @@ func (f *File) Commit() (Entry, error) {
 		return Entry{}, errors.Join(err, f.Abort())
 	}
 	if err := f.file.Sync(); err != nil {
-		return Entry{}, errors.Join(fmt.Errorf("spool change set %d: %w", f.entry.Seq, err), f.Abort())
+		return Entry{}, errors.Join(failed(f.entry.Seq, err), f.Abort())
 	}
 	if err := fsys.Rename(f.path+tempSuffix, f.path+suffix); err != nil {
-		return Entry{}, errors.Join(fmt.Errorf("spool change set %d: %w", f.entry.Seq, err), f.Abort())
+		return Entry{}, errors.Join(failed(f.entry.Seq, err), f.Abort())
 	}
 	f.ended = true
 	f.spool.release(old.Size)
 	if err := errors.Join(f.file.Close(), fsys.SyncDir(filepath.Dir(f.path)), fsys.SyncDir(f.spool.dir)); err != nil {
-		return Entry{}, fmt.Errorf("spool change set %d: %w", f.entry.Seq, err)
+		return Entry{}, failed(f.entry.Seq, err)
 	}
 	return f.entry, nil
 }

@@ -16,15 +16,17 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"drover/datapath/cachestore"
+	"drover/datapath/durable"
 	"drover/datapath/ident"
 	"drover/datapath/vfs"
 )
 
 // Errors that callers act upon.
 var (
-	// ErrFull: the limit is reached. It ends when change sets are removed.
+	// ErrFull: the limit is reached, or the disk is full. It ends when there is room.
 	ErrFull     = errors.New("the spool is full")
 	ErrNotFound = errors.New("not in the spool")
 )
@@ -64,7 +66,7 @@ func OpenFS(fsys vfs.FS, dir string, limitBytes int64) (*Spool, error) {
 	if limitBytes < minFree {
 		return nil, fmt.Errorf("open the spool: limit of %d bytes, want at least %d", limitBytes, minFree)
 	}
-	if err := fsys.MkdirAll(dir, 0o700); err != nil {
+	if err := durable.MkdirAll(fsys, dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open the spool: %w", err)
 	}
 	s := &Spool{fs: fsys, dir: dir, limit: limitBytes}
@@ -118,6 +120,14 @@ func (s *Spool) reserve(n int64) error {
 	return nil
 }
 
+// failed says what became of a change set, and ErrFull when only room is missing.
+func failed(seq ident.Seq, err error) error {
+	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
+		err = fmt.Errorf("%w: %w", ErrFull, err)
+	}
+	return fmt.Errorf("spool change set %d: %w", seq, err)
+}
+
 func (s *Spool) release(n int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -134,7 +144,8 @@ func (s *Spool) Usage() (used, limit int64) {
 // Close closes the spool. Files that are being written are their owners'.
 func (s *Spool) Close() error { return nil }
 
-// List gives a machine's committed change sets by sequence, then epoch.
+// List gives a machine's committed change sets by sequence, then epoch. They are
+// durable then, also those whose Commit was broken off at its last step.
 func (s *Spool) List(machine ident.MachineID) ([]Entry, error) {
 	dir := filepath.Join(s.dir, machine.String())
 	files, err := s.fs.ReadDir(dir)
@@ -142,6 +153,9 @@ func (s *Spool) List(machine ident.MachineID) ([]Entry, error) {
 		return nil, nil
 	}
 	if err != nil {
+		return nil, fmt.Errorf("list the spool of %s: %w", machine, err)
+	}
+	if err := errors.Join(s.fs.SyncDir(dir), s.fs.SyncDir(s.dir)); err != nil {
 		return nil, fmt.Errorf("list the spool of %s: %w", machine, err)
 	}
 	var out []Entry

@@ -41,12 +41,12 @@ func (f *FS) apply(c change) {
 }
 
 // needs reports whether c cannot be without the earlier one: they are about one
-// name, c is in a directory that the earlier one made, or c removes a directory
-// that the earlier one was in.
+// name, or c removes a directory that the earlier one was in. What is in a
+// directory may be durable before the directory's own name; it is not found then.
 func (f *FS) needs(c, earlier change) bool {
 	for _, a := range c {
 		for _, b := range earlier {
-			if a.dir == b.dir && a.name == b.name || a.dir == b.ino || a.ino == 0 && f.was(a, b.dir) {
+			if a.dir == b.dir && a.name == b.name || a.ino == 0 && f.was(a, b.dir) {
 				return true
 			}
 		}
