@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"drover/datapath/durable"
 	"drover/datapath/ident"
 	"drover/datapath/vfs"
 )
@@ -42,7 +43,7 @@ func NewDirectory(dir string) (*Directory, error) { return NewDirectoryFS(vfs.OS
 
 // NewDirectoryFS is NewDirectory on another file system.
 func NewDirectoryFS(fsys vfs.FS, dir string) (*Directory, error) {
-	if err := fsys.MkdirAll(dir, 0o750); err != nil {
+	if err := durable.MkdirAll(fsys, dir, 0o750); err != nil {
 		return nil, fmt.Errorf("open the cache directory: %w", err)
 	}
 	return &Directory{fs: fsys, dir: dir}, nil
@@ -94,13 +95,13 @@ func (d *Directory) Put(ctx context.Context, name Name, content io.ReaderAt, siz
 			return fmt.Errorf("%w (epoch %d, ours is %d)", ErrFenced, fence, name.Epoch)
 		}
 		same, err := d.holds(name, content, size)
-		if err != nil || same {
+		if err != nil {
 			return err
 		}
-		if d.link(name, content) {
-			return errors.Join(d.fs.SyncDir(d.machine(name.Machine)), d.fs.SyncDir(d.dir))
+		if same || d.link(name, content) {
+			return d.settle(name.Machine)
 		}
-		return d.write(ctx, d.path(name), io.NewSectionReader(content, 0, size), size)
+		return d.write(ctx, name.Machine, d.path(name), io.NewSectionReader(content, 0, size), size)
 	})
 	if err != nil {
 		return fmt.Errorf("put change set %d of %s into the cache: %w", name.Seq, name.Machine, err)
@@ -160,8 +161,8 @@ func (d *Directory) link(name Name, content io.ReaderAt) bool {
 }
 
 // write makes a file durably, all or nothing.
-func (d *Directory) write(ctx context.Context, path string, content io.Reader, size int64) error {
-	f, err := vfs.CreateTemp(d.fs, filepath.Dir(path), ".put-", "")
+func (d *Directory) write(ctx context.Context, m ident.MachineID, path string, content io.Reader, size int64) error {
+	f, err := vfs.CreateTemp(d.fs, d.machine(m), ".put-", "")
 	if err != nil {
 		return err
 	}
@@ -180,7 +181,13 @@ func (d *Directory) write(ctx context.Context, path string, content io.Reader, s
 	if err != nil {
 		return errors.Join(err, d.fs.Remove(f.Name()))
 	}
-	return errors.Join(d.fs.SyncDir(filepath.Dir(path)), d.fs.SyncDir(d.dir))
+	return d.settle(m)
+}
+
+// settle makes the machine's names durable, also those that a process made which
+// was killed.
+func (d *Directory) settle(m ident.MachineID) error {
+	return errors.Join(d.fs.SyncDir(d.machine(m)), d.fs.SyncDir(d.dir))
 }
 
 // object is an open object.
@@ -244,14 +251,17 @@ func (d *Directory) Delete(_ context.Context, name Name) error {
 func (d *Directory) Fence(ctx context.Context, machine ident.MachineID, epoch ident.Epoch) error {
 	err := d.locked(ctx, machine, func() error {
 		have, err := d.fence(machine)
-		if err != nil || have == epoch {
+		if err != nil {
 			return err
+		}
+		if have == epoch {
+			return d.settle(machine)
 		}
 		if have > epoch {
 			return fmt.Errorf("%w (epoch %d, ours is %d)", ErrFenced, have, epoch)
 		}
 		text := strconv.FormatUint(uint64(epoch), 10) + "\n"
-		return d.write(ctx, filepath.Join(d.machine(machine), "fence"), strings.NewReader(text), int64(len(text)))
+		return d.write(ctx, machine, filepath.Join(d.machine(machine), "fence"), strings.NewReader(text), int64(len(text)))
 	})
 	if err != nil {
 		return fmt.Errorf("fence %s in the cache: %w", machine, err)

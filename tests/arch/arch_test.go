@@ -74,7 +74,7 @@ var arrows = map[string][]string{
 	"datapath/compress":   {"datapath/codec"},
 	"datapath/ordered":    {},
 	"datapath/waterfall":  {},
-	"datapath/cachestore": {"datapath/ident", "datapath/vfs"},
+	"datapath/cachestore": {"datapath/ident", "datapath/durable", "datapath/vfs"},
 	"datapath/replica":    {"datapath/replica", "datapath/durable", "datapath/vfs", "datapath/ident", "datapath/checksum", "datapath/changeset"},
 	"datapath/stream":     {"datapath/codec", "datapath/ident", "datapath/replica", "datapath/waterfall"},
 	"datapath/wire":       {"datapath/codec", "datapath/ident", "datapath/checksum", "datapath/changeset", "datapath/waterfall"},

@@ -110,15 +110,19 @@ func (f *FS) Crash(seed uint64) *FS {
 		n.modified = f.nodes[ino].modified
 		out.nodes[ino] = n
 	}
-	out.used = out.usedBelow(rootInode)
+	out.count(rootInode)
 	return out
 }
 
-func (f *FS) usedBelow(dir uint64) (bytes int64) {
+// count counts names and the room they take, below the directory.
+func (f *FS) count(dir uint64) {
 	for _, ino := range f.names[dir] {
-		bytes += f.nodes[ino].allocated() + f.usedBelow(ino)
+		n := f.nodes[ino]
+		if n.links++; n.links == 1 {
+			f.used += n.allocated()
+			f.count(ino)
+		}
 	}
-	return bytes
 }
 
 // pick chooses one of n, the last being the newest.

@@ -152,7 +152,7 @@ func (f *FS) find(op, path string) (*node, error) {
 func (f *FS) add(dir uint64, name string, isDir bool) *node {
 	f.last++
 	n := newNode(f.last, isDir)
-	n.modified = f.clock
+	n.modified, n.links = f.clock, 1
 	f.nodes[n.ino] = n
 	if isDir {
 		f.names[n.ino], f.durable[n.ino] = map[string]uint64{}, map[string]uint64{}
@@ -211,10 +211,43 @@ func (f *FS) Rename(from, to string) error {
 		return err
 	}
 	if replaced {
-		f.used -= f.nodes[old].allocated()
+		f.unlink(f.nodes[old])
 	}
 	f.apply(change{{fromDir, fromName, 0}, {toDir, toName, ino}})
 	return nil
+}
+
+// Link gives a file another name.
+func (f *FS) Link(from, to string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	n, err := f.find("link", from)
+	if err != nil {
+		return err
+	}
+	dir, name, err := f.walk("link", to)
+	if err != nil {
+		return err
+	}
+	switch _, taken := f.names[dir][name]; {
+	case taken:
+		return &fs.PathError{Op: "link", Path: to, Err: syscall.EEXIST}
+	case n.dir:
+		return &fs.PathError{Op: "link", Path: from, Err: syscall.EPERM}
+	}
+	if _, err := f.begin(Name, to); err != nil {
+		return err
+	}
+	n.links++
+	f.apply(change{{dir, name, n.ino}})
+	return nil
+}
+
+// unlink takes a name from a node; the last one gives its room back.
+func (f *FS) unlink(n *node) {
+	if n.links--; n.links == 0 {
+		f.used -= n.allocated()
+	}
 }
 
 // Remove removes a file or an empty directory.
@@ -239,7 +272,7 @@ func (f *FS) remove(path string) error {
 	if err != nil {
 		return err
 	}
-	f.used -= n.allocated()
+	f.unlink(n)
 	f.apply(change{{dir, name, 0}})
 	return nil
 }

@@ -98,6 +98,20 @@ func TestRenameIsWhole(t *testing.T) {
 	require.Equal(t, []string{"new -"}, keys(ends(f, look)))
 }
 
+func TestLinksShareTheirRoom(t *testing.T) {
+	f := New()
+	put(t, f, "/a", "x")
+	require.NoError(t, f.SyncDir("/"))
+	require.NoError(t, f.Link("/a", "/b"))
+	require.ErrorIs(t, f.Link("/a", "/b"), fs.ErrExist)
+	require.NoError(t, f.Remove("/a"))
+	require.Equal(t, int64(pageSize), f.Used())
+	require.Equal(t, []string{"--", "-x", "x-", "xx"}, keys(ends(f, func(f *FS) string { return get(t, f, "/a") + get(t, f, "/b") })))
+	require.NoError(t, f.Crash(AllKept).Remove("/b"))
+	require.NoError(t, f.Remove("/b"))
+	require.Zero(t, f.Used())
+}
+
 func TestNamesAreIndependent(t *testing.T) {
 	f := New()
 	put(t, f, "/a", "1")
@@ -280,7 +294,7 @@ func TestLikeTheSystem(t *testing.T) {
 		both := []vfs.FS{ours, vfs.OS}
 		path := func() string { return filepath.Join(dir, string('a'+rune(r.IntN(4)))) }
 		for step := range 60 {
-			what, p, q := r.IntN(8), path(), path()
+			what, p, q := r.IntN(9), path(), path()
 			flags := []int{os.O_RDWR, os.O_CREATE | os.O_RDWR, os.O_CREATE | os.O_EXCL | os.O_RDWR, os.O_CREATE | os.O_TRUNC | os.O_RDWR}[r.IntN(4)]
 			offset, length := r.Int64N(5*pageSize), 1+r.Int64N(3*pageSize)
 			var told []string
@@ -306,6 +320,8 @@ func do(t *testing.T, f vfs.FS, what int, path, other string, flags int, offset,
 	case 1:
 		return told(f.Remove(path))
 	case 2:
+		return told(f.Link(path, other))
+	case 3:
 		return told(f.MkdirAll(filepath.Join(filepath.Dir(path), "d", filepath.Base(path)), 0o700), f.SyncDir(filepath.Dir(path)))
 	}
 	h, err := f.OpenFile(path, flags, 0o600)
@@ -314,9 +330,9 @@ func do(t *testing.T, f vfs.FS, what int, path, other string, flags int, offset,
 	}
 	defer func() { require.NoError(t, h.Close()) }()
 	switch what {
-	case 3:
-		err = h.Truncate(offset)
 	case 4:
+		err = h.Truncate(offset)
+	case 5:
 		if err = h.PunchHole(offset, length); errors.Is(err, errors.ErrUnsupported) {
 			t.Skip("this file system punches no holes")
 		}

@@ -46,6 +46,7 @@ type node struct {
 	dir      bool
 	modified int64
 	holder   *file // of the lock
+	links    int   // names
 
 	content                    // as it is read
 	synced  content            // as it is on the disk for certain
