@@ -36,12 +36,18 @@ demo: setup build ## the whole life of a three-machine application on real disks
 	$(BIN)/drover-demo --dir build/demo --bin $(BIN) $(if $(KEEP),--keep)
 
 .PHONY: test
-test: setup build lint unit e2e ## every test
+test: setup build lint unit fuzz e2e ## every test
 
 .PHONY: unit
 unit: ## tests beside the code, with the race detector
 	CGO_ENABLED=1 go test -race -timeout 10m $$(go list ./... | grep -v -e /tests/e2e -e /tests/demo)
 	cd standalone && go test -timeout 10m ./...
+
+FUZZTIME ?= 20s
+
+.PHONY: fuzz
+fuzz: ## fuzz every decoder for FUZZTIME (20s), two at a time; what is found is kept in testdata/fuzz
+	go run ./tests/fuzz/run -time $(FUZZTIME)
 
 .PHONY: e2e
 e2e: setup build ## the whole cycle, and every process killed once

@@ -81,7 +81,13 @@ func (d *Directory) fence(m ident.MachineID) (ident.Epoch, error) {
 		return 0, err
 	}
 	n, err := strconv.ParseUint(strings.TrimSpace(string(b[:min(len(b), maxFence)])), 10, 64)
-	return ident.Epoch(n), err
+	if err == nil && len(b) > maxFence {
+		err = fmt.Errorf("it has %d bytes, at most %d", len(b), maxFence)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("the fence is damaged: %w", err)
+	}
+	return ident.Epoch(n), nil
 }
 
 // Put stores an object; see [Store].

@@ -236,13 +236,6 @@ func TestDiskEndInsideABlock(t *testing.T) {
 	require.Len(t, got[0].Data, 512)
 }
 
-func FuzzOpen(f *testing.F) {
-	file, _ := build(f, codec.Zstd, extent(0, 0, make([]byte, 8192)))
-	f.Add(file)
-	f.Add([]byte("DRVC"))
-	f.Fuzz(func(_ *testing.T, b []byte) { _, _, _ = readAll(b, testKeys) })
-}
-
 func TestLimits(t *testing.T) {
 	h := testHeader()
 	h.Disks[0].Size = MaxDiskSize

@@ -25,6 +25,8 @@ var (
 	ErrTooLarge = errors.New("change set is too large")
 	// ErrKey: the data key is missing, or is not the one it was written with.
 	ErrKey = errors.New("change set cannot be decrypted")
+	// ErrVersion: the file is of a format that this program does not know.
+	ErrVersion = errors.New("change set of another format")
 )
 
 // The format; see FORMAT.md.
@@ -33,6 +35,8 @@ const (
 	firstVersion  = 1 // the oldest that is read
 	saltBytes     = 32
 	maxHeader     = 64 << 10
+	maxCut        = 64 << 10
+	maxKeyID      = 128
 	maxIndex      = 256 << 20
 	trailerBytes  = 8 + 8 + 32 + 4 + 4
 	tagBytes      = 16 // of AES-GCM
@@ -88,6 +92,8 @@ func (h Header) validate() error {
 		return errors.New("change set without a sequence number or epoch")
 	case h.Kind != Base && h.Kind != Delta:
 		return fmt.Errorf("change set of unknown kind %d", h.Kind)
+	case len(h.KeyID) > maxKeyID:
+		return fmt.Errorf("change set with a key id of %d bytes, at most %d", len(h.KeyID), maxKeyID)
 	case len(h.Disks) == 0 || len(h.Disks) > MaxDisks:
 		return fmt.Errorf("change set over %d disks, want 1 to %d", len(h.Disks), MaxDisks)
 	}
@@ -95,6 +101,13 @@ func (h Header) validate() error {
 		if d.Size <= 0 || d.Size > MaxDiskSize || d.Size%512 != 0 {
 			return fmt.Errorf("disk %s of %d bytes: want a multiple of 512, at most %d", d.ID, d.Size, MaxDiskSize)
 		}
+	}
+	return nil
+}
+
+func (c Cut) validate() error {
+	if len(c.Note) > maxNote || !c.Consistency.Valid() || c.SourceTime.IsZero() {
+		return fmt.Errorf("cut with %s consistency, time %s, note of %d bytes", c.Consistency, c.SourceTime, len(c.Note))
 	}
 	return nil
 }

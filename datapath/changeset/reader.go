@@ -40,7 +40,7 @@ type keptChunk struct {
 var memories = sync.Pool{New: func() any { return new([MaxExtentBytes]byte) }}
 
 // Open opens a change set of size bytes and verifies everything but the data:
-// that is authenticated as it is read. Errors wrap ErrCorrupt or ErrKey.
+// that is authenticated as it is read. Errors wrap ErrCorrupt, ErrKey or ErrVersion.
 func Open(r io.ReaderAt, size int64, keys Keys) (*Reader, error) {
 	out, err := open(r, size, keys)
 	if err != nil {
@@ -100,7 +100,7 @@ func readHeader(r io.ReaderAt, size int64) (version uint32, h Header, raw, salt 
 	case [4]byte(fixed[:4]) != magicHead:
 		return 0, h, nil, nil, fmt.Errorf("%w: not a change set", ErrCorrupt)
 	case version < firstVersion || version > formatVersion:
-		return 0, h, nil, nil, fmt.Errorf("change set format %d, this program reads %d to %d: upgrade", version, firstVersion, formatVersion)
+		return 0, h, nil, nil, fmt.Errorf("%w: %d, this program reads %d to %d: upgrade", ErrVersion, version, firstVersion, formatVersion)
 	case length > maxHeader || int64(length)+saltBytes+12+trailerBytes > size:
 		return 0, h, nil, nil, fmt.Errorf("%w: header of %d bytes", ErrCorrupt, length)
 	}
@@ -132,7 +132,7 @@ func readTrailer(r io.ReaderAt, size int64) (at, length int64, digest ident.Dige
 		return 0, 0, digest, fmt.Errorf("%w: it was not finished, or its end is lost", ErrCorrupt)
 	}
 	at, length = int64(binary.LittleEndian.Uint64(b[:])), int64(binary.LittleEndian.Uint64(b[8:]))
-	if length < tagBytes || length > maxIndex+tagBytes+maxHeader || at < 0 || at != size-trailerBytes-length {
+	if length < tagBytes || length > maxIndex+4+maxCut+tagBytes || at < 0 || at != size-trailerBytes-length {
 		return 0, 0, digest, fmt.Errorf("%w: index of %d bytes at %d", ErrCorrupt, length, at)
 	}
 	copy(digest[:], b[16:])
@@ -145,25 +145,31 @@ func (r *Reader) readIndex(plain, header []byte, end int64, digest ident.Digest)
 		return fmt.Errorf("%w: index", ErrCorrupt)
 	}
 	n := binary.LittleEndian.Uint32(plain)
+	if n > maxCut {
+		return fmt.Errorf("%w: cut of %d bytes", ErrCorrupt, n)
+	}
 	cut, entries := plain[4:4+n], plain[4+n:]
 	if err := json.Unmarshal(cut, &r.summary.Cut); err != nil {
 		return fmt.Errorf("%w: cut: %w", ErrCorrupt, err)
 	}
+	if err := r.summary.Cut.validate(); err != nil {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
 	d := newDigester(header)
-	left := int64(0) // of the chunk under way
+	var c chunkCount
 	for rest := entries; len(rest) > 0; {
 		var e entry
 		var err error
 		if e, rest, err = decodeEntry(&r.summary.Header, r.version, rest); err != nil {
 			return err
 		}
-		if left, err = r.count(&e, left, end); err != nil {
+		if err = r.count(&e, &c, end); err != nil {
 			return err
 		}
 		d.extent(&e.Extent)
 	}
-	if left != 0 {
-		return fmt.Errorf("%w: %d bytes of a chunk belong to no extent", ErrCorrupt, left)
+	if c.left != 0 {
+		return fmt.Errorf("%w: %d bytes of a chunk belong to no extent", ErrCorrupt, c.left)
 	}
 	if d.sum(cut) != digest {
 		return fmt.Errorf("%w: its digest is another", ErrCorrupt)
@@ -172,32 +178,41 @@ func (r *Reader) readIndex(plain, header []byte, end int64, digest ident.Digest)
 	return nil
 }
 
-// count adds an entry to the summary; left is what of its chunk is not spoken for.
-func (r *Reader) count(e *entry, left, end int64) (int64, error) {
+// chunkCount is the chunk whose extents are being counted.
+type chunkCount struct {
+	left int64 // bytes that no extent has spoken for yet
+	disk int
+}
+
+// count adds an entry to the summary and to its chunk.
+func (r *Reader) count(e *entry, c *chunkCount, end int64) error {
 	s := &r.summary
 	switch {
 	case e.Zero:
 		s.ZeroBytes += e.Length
 	case e.joined:
-		left -= e.Length
-	case left != 0:
-		return 0, fmt.Errorf("%w: %d bytes of a chunk belong to no extent", ErrCorrupt, left)
+		c.left -= e.Length
+		if e.Disk != c.disk {
+			return fmt.Errorf("%w: a chunk of disk %d has an extent of disk %d", ErrCorrupt, c.disk, e.Disk)
+		}
+	case c.left != 0:
+		return fmt.Errorf("%w: %d bytes of a chunk belong to no extent", ErrCorrupt, c.left)
 	default:
-		left = int64(e.plain) - e.Length
+		c.left, c.disk = int64(e.plain)-e.Length, e.Disk
 		if e.at < 0 || e.at > end-int64(e.stored) {
-			return 0, fmt.Errorf("%w: chunk at %d", ErrCorrupt, e.at)
+			return fmt.Errorf("%w: chunk at %d", ErrCorrupt, e.at)
 		}
 	}
-	if left < 0 {
-		return 0, fmt.Errorf("%w: an extent reaches %d bytes beyond its chunk", ErrCorrupt, -left)
+	if c.left < 0 {
+		return fmt.Errorf("%w: an extent reaches %d bytes beyond its chunk", ErrCorrupt, -c.left)
 	}
 	if !e.Zero {
 		s.PlainBytes += e.Length
 	}
 	if s.Extents++; s.Extents > MaxExtents || s.PlainBytes > MaxBytes {
-		return 0, fmt.Errorf("%w: more than a change set may hold", ErrCorrupt)
+		return fmt.Errorf("%w: more than a change set may hold", ErrCorrupt)
 	}
-	return left, nil
+	return nil
 }
 
 // Summary says what is in the change set.

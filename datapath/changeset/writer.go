@@ -32,16 +32,20 @@ const maxNote = 200
 
 // NewWriter begins a change set. What it writes is of no use without Finish.
 func NewWriter(w io.Writer, h Header, key Key) (*Writer, error) {
+	salt := make([]byte, saltBytes)
+	if _, err := rand.Read(salt); err != nil {
+		return nil, err
+	}
+	return newWriter(w, h, key, salt)
+}
+
+func newWriter(w io.Writer, h Header, key Key, salt []byte) (*Writer, error) {
 	h.KeyID = key.ID
 	header, err := encodeHeader(h)
 	if err != nil {
 		return nil, fmt.Errorf("begin change set %d: %w", h.Seq, err)
 	}
 	out := &Writer{w: w, header: h, digest: newDigester(header), summary: Summary{Header: h}}
-	salt := make([]byte, saltBytes)
-	if _, err := rand.Read(salt); err != nil {
-		return nil, err
-	}
 	if out.seal, err = sealer(key, salt, header); err != nil {
 		return nil, err
 	}
@@ -136,8 +140,8 @@ func (w *Writer) Finish(c Cut) (Summary, error) {
 	if w.err != nil {
 		return Summary{}, w.err
 	}
-	if len(c.Note) > maxNote || !c.Consistency.Valid() || c.SourceTime.IsZero() {
-		return Summary{}, fmt.Errorf("finish change set %d: cut with %s consistency, time %s, note of %d bytes", w.header.Seq, c.Consistency, c.SourceTime, len(c.Note))
+	if err := c.validate(); err != nil {
+		return Summary{}, fmt.Errorf("finish change set %d: %w", w.header.Seq, err)
 	}
 	c.SourceTime = c.SourceTime.UTC().Round(0)
 	cut, err := json.Marshal(c)

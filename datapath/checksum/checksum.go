@@ -100,7 +100,7 @@ func (m Memory) Len() int64 { return int64(len(m)) }
 
 // ReadSums copies from first on.
 func (m Memory) ReadSums(first int64, dst []uint64) error {
-	if first < 0 || first+int64(len(dst)) > int64(len(m)) {
+	if first < 0 || first > int64(len(m)-len(dst)) {
 		return fmt.Errorf("read checksums: blocks %d to %d of %d", first, first+int64(len(dst)), len(m))
 	}
 	copy(dst, m[first:])
@@ -136,7 +136,7 @@ func TopLevel(blocks int64) int {
 // Level fills dst with sums of the level, from the first-th on. A range whose
 // blocks are all zero has the sum 0.
 func Level(l Leaves, level int, first int64, dst []uint64) error {
-	if level < 0 || level > MaxLevel || first < 0 || first+int64(len(dst)) > LevelLen(l.Len(), level) {
+	if level < 0 || level > MaxLevel || first < 0 || first > LevelLen(l.Len(), level)-int64(len(dst)) {
 		return fmt.Errorf("checksums of level %d from %d, %d of them: the disk has %d blocks", level, first, len(dst), l.Len())
 	}
 	if level == 0 {

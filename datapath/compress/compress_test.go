@@ -79,16 +79,3 @@ func TestWrongSizesAndCodecs(t *testing.T) {
 	_, err := Decode(3, nil, plain, len(plain))
 	require.ErrorIs(t, err, ErrCorrupt)
 }
-
-func FuzzDecode(f *testing.F) {
-	for _, c := range []codec.Codec{codec.Zstd, codec.S2} {
-		coded, _ := Encode(c, nil, bytes.Repeat([]byte("abc"), 5000))
-		f.Add(uint8(c), coded, 15000)
-	}
-	f.Fuzz(func(t *testing.T, c uint8, data []byte, size int) {
-		out, err := Decode(codec.Codec(c), nil, data, size)
-		if err == nil {
-			require.Len(t, out, size)
-		}
-	})
-}

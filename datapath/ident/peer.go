@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"strings"
 )
 
@@ -41,6 +42,9 @@ func (p Peer) Machine() (MachineID, error) {
 	return ParseMachineID(p.Name)
 }
 
+// peerName is what names of machines and servers look like.
+var peerName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
 // PeerOf reads the identity from a certificate that was already verified.
 func PeerOf(cert *x509.Certificate) (Peer, error) {
 	if cert == nil || len(cert.URIs) != 1 {
@@ -48,7 +52,7 @@ func PeerOf(cert *x509.Certificate) (Peer, error) {
 	}
 	u := cert.URIs[0]
 	p := Peer{Role: Role(u.Host), Name: strings.TrimPrefix(u.Path, "/")}
-	if u.Scheme != "drover" || p.Name == "" || u.String() != p.URI().String() {
+	if u.Scheme != "drover" || !peerName.MatchString(p.Name) || u.String() != p.URI().String() {
 		return Peer{}, fmt.Errorf("certificate name %q: want drover://<role>/<name>", u)
 	}
 	switch p.Role {

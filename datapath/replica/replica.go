@@ -38,6 +38,7 @@ var (
 	ErrCorrupt  = errors.New("checksum mismatch")
 	ErrNotFound = errors.New("not found")
 	ErrHeld     = errors.New("recovery point is held")
+	ErrVersion  = errors.New("store of another format")
 	// ErrNoSpace is permanent until somebody makes room: it is not retried in a loop.
 	ErrNoSpace = errors.New("no space left in the store")
 )

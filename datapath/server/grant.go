@@ -14,7 +14,10 @@ import (
 	"drover/datapath/vfs"
 )
 
-const grantSuffix = ".json"
+const (
+	grantSuffix = ".json"
+	maxRecord   = 16 << 20 // bytes; its documents are the most of it
+)
 
 // record is what is kept of a machine across restarts.
 type record struct {
@@ -35,6 +38,9 @@ func (s *Server) saveGrant(r record) error {
 	b, err := json.MarshalIndent(r, "", "  ")
 	if err != nil {
 		return fmt.Errorf("keep the grant of machine %s: %w", r.Grant.Spec.Machine, err)
+	}
+	if len(b) > maxRecord {
+		return fmt.Errorf("keep the grant of machine %s: %d bytes, at most %d", r.Grant.Spec.Machine, len(b), maxRecord)
 	}
 	path := s.grantFile(r.Grant.Spec.Machine)
 	if err := durable.WriteFileOn(s.FS, path, b, 0o600); err != nil {
@@ -73,11 +79,25 @@ func (s *Server) readGrants() ([]record, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read the grants: %w", err)
 		}
-		var r record
-		if err := json.Unmarshal(b, &r); err != nil || r.Grant.Spec.Machine != id {
+		r, err := parseRecord(id, b)
+		if err != nil {
 			return nil, fmt.Errorf("read the grant %s: it is damaged (%w); remove it, the control plane grants anew", s.grantFile(id), err)
 		}
 		out = append(out, r)
 	}
 	return out, nil
+}
+
+// parseRecord reads what saveGrant wrote of the machine.
+func parseRecord(id ident.MachineID, b []byte) (r record, err error) {
+	if len(b) > maxRecord {
+		return r, fmt.Errorf("%d bytes, at most %d", len(b), maxRecord)
+	}
+	if err := json.Unmarshal(b, &r); err != nil {
+		return r, err
+	}
+	if r.Grant.Spec.Machine != id {
+		return r, fmt.Errorf("it is of machine %s", r.Grant.Spec.Machine)
+	}
+	return r, checkGrant(r.Grant)
 }

@@ -60,8 +60,8 @@ func (s *Server) lockGranted(g stream.Grant) (*machine, error) {
 // granted finds or makes the machine of a grant.
 func (s *Server) granted(g stream.Grant) (*machine, error) {
 	id := g.Spec.Machine
-	if id.IsZero() || g.Epoch == 0 || g.Instance == "" || len(g.Spec.Disks) == 0 || g.Cut <= 0 {
-		return nil, fmt.Errorf("grant machine %s: machine, epoch, instance, disks and cadence are needed", id)
+	if err := checkGrant(g); err != nil {
+		return nil, fmt.Errorf("grant machine %s: %w", id, err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -76,6 +76,13 @@ func (s *Server) granted(g stream.Grant) (*machine, error) {
 	m := newMachine(s, record{Grant: g})
 	s.machines[id] = m
 	return m, nil
+}
+
+func checkGrant(g stream.Grant) error {
+	if g.Spec.Machine.IsZero() || g.Epoch == 0 || g.Instance == "" || len(g.Spec.Disks) == 0 || g.Cut <= 0 {
+		return errors.New("machine, epoch, instance, disks and cadence are needed")
+	}
+	return nil
 }
 
 func changedDisks(a, b stream.Grant) bool {

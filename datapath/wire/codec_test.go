@@ -483,35 +483,3 @@ func TestNames(t *testing.T) {
 	require.Equal(t, "SumsQuery", KindSumsQuery.String())
 	require.Equal(t, "kind 99", Kind(99).String())
 }
-
-// FuzzReceive gives Receive anything, as it is and with the header made right, so
-// that the payloads reach the decoders. What is accepted has only one encoding.
-func FuzzReceive(f *testing.F) {
-	for _, s := range append(samples(), pings()...) {
-		st := frameState{from: s.from, nonce: nonceFor(s.m)}
-		f.Add(st.encode(f, s.m), s.from == fromServer, st.nonce)
-	}
-	f.Add([]byte{}, false, uint64(0))
-	f.Fuzz(func(t *testing.T, b []byte, toAgent bool, nonce uint64) {
-		self := fromServer
-		if toAgent {
-			self = fromAgent
-		}
-		c := play(self, nonce, b)
-		for {
-			if _, err := c.Receive(); err != nil {
-				break
-			}
-		}
-		if len(b) < headerBytes {
-			return
-		}
-		payload := b[headerBytes:]
-		m, err := play(self, nonce, (&frameState{nonce: nonce}).encodeRaw(Kind(b[offKind]), payload)).Receive()
-		if err == nil {
-			again, err := Marshal(m)
-			require.NoError(t, err)
-			require.True(t, bytes.Equal(payload, again))
-		}
-	})
-}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strconv"
@@ -122,8 +123,12 @@ func (s *Server) answer(name string, do func(*http.Request) (any, error)) http.H
 	})
 }
 
+// readBody reads the whole body, which is bounded, as one JSON value.
 func readBody(r *http.Request, v any) error {
-	err := json.NewDecoder(r.Body).Decode(v)
+	b, err := io.ReadAll(r.Body)
+	if err == nil {
+		err = json.Unmarshal(b, v)
+	}
 	var big *http.MaxBytesError
 	switch {
 	case errors.As(err, &big):

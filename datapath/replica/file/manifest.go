@@ -32,7 +32,8 @@ const (
 	maxHoldOwner   = 200 // bytes of an owner's name
 	pendingSize    = 48
 	pendingMagic   = "DPN1"
-	maxLockReopens = 100 // a lock whose directory was removed meanwhile is opened anew
+	maxFileBytes   = 256 << 20 // of a file that is read or replaced whole
+	maxLockReopens = 100       // a lock whose directory was removed meanwhile is opened anew
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -122,29 +123,53 @@ func (m machine) stamp() (stamp, error) {
 }
 
 func (m machine) load() (*manifest, error) {
-	b, err := vfs.ReadFile(m.store.fs, m.path(manifestName))
+	b, err := m.store.readFile(m.path(manifestName), maxFileBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("replica of machine %s: %w", m.id, replica.ErrNotFound)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read manifest of %s: %w", m.id, err)
 	}
-	mf := new(manifest)
-	if err := json.Unmarshal(b, mf); err != nil {
+	mf, err := m.parseManifest(b)
+	if err != nil {
 		return nil, fmt.Errorf("read manifest %s: %w", m.path(manifestName), err)
 	}
-	if mf.Version != manifestVersion {
-		return nil, fmt.Errorf("manifest %s has version %d, this program reads %d: use the release that wrote it", m.path(manifestName), mf.Version, manifestVersion)
+	return mf, nil
+}
+
+// parseManifest reads a manifest and holds it to what a writer would write.
+func (m machine) parseManifest(b []byte) (*manifest, error) {
+	mf := new(manifest)
+	err := json.Unmarshal(b, mf)
+	if mf.Version != manifestVersion && (err == nil || mf.Version != 0) {
+		return nil, fmt.Errorf("%w: %d, this program reads %d: use the release that wrote it", replica.ErrVersion, mf.Version, manifestVersion)
 	}
-	if mf.State.Spec.Machine != m.id || len(mf.Undo) != len(mf.State.Points) {
-		return nil, fmt.Errorf("manifest %s is of machine %s with %d points and %d undo files: it was moved or edited", m.path(manifestName), mf.State.Spec.Machine, len(mf.State.Points), len(mf.Undo))
+	if err == nil {
+		err = mf.validate(m.id)
 	}
-	for _, n := range mf.Undo {
-		if filepath.Base(n) != n {
-			return nil, fmt.Errorf("manifest %s: undo file name %q is not a plain name", m.path(manifestName), n)
-		}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", replica.ErrCorrupt, err)
 	}
 	return mf, nil
+}
+
+func (mf *manifest) validate(id ident.MachineID) error {
+	if mf.State.Spec.Machine != id || len(mf.Undo) != len(mf.State.Points) {
+		return fmt.Errorf("it is of machine %s with %d points and %d undo files: it was moved or edited",
+			mf.State.Spec.Machine, len(mf.State.Points), len(mf.Undo))
+	}
+	if err := errors.Join(checkDisks(mf.State.Spec.Disks), checkEachDisk(mf.Retired)); err != nil {
+		return err
+	}
+	for i, p := range mf.State.Points {
+		if mf.Undo[i] != undoName(p) || p.UndoBytes < 0 || i > 0 && p.ID <= mf.State.Points[i-1].ID {
+			return fmt.Errorf("point %d with undo file %q of %d bytes", p.ID, mf.Undo[i], p.UndoBytes)
+		}
+		if err := checkDisks(p.Disks); err != nil {
+			return fmt.Errorf("point %d: %w", p.ID, err)
+		}
+	}
+	return nil
 }
 
 // publish makes the manifest the machine's state, durably and at once.
@@ -207,7 +232,7 @@ func (s *Store) sameFile(f vfs.File, path string) bool {
 
 // loadHolds reads all holds, also those that expired.
 func (m machine) loadHolds() (map[ident.Seq][]replica.Hold, error) {
-	b, err := vfs.ReadFile(m.store.fs, m.path(holdsName))
+	b, err := m.store.readFile(m.path(holdsName), maxFileBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return map[ident.Seq][]replica.Hold{}, nil
 	}
@@ -216,7 +241,10 @@ func (m machine) loadHolds() (map[ident.Seq][]replica.Hold, error) {
 	}
 	out := map[ident.Seq][]replica.Hold{}
 	if err := json.Unmarshal(b, &out); err != nil {
-		return nil, fmt.Errorf("read holds %s: %w", m.path(holdsName), err)
+		return nil, fmt.Errorf("read holds %s: %w: %w", m.path(holdsName), replica.ErrCorrupt, err)
+	}
+	if out == nil { // "null"
+		return nil, fmt.Errorf("read holds %s: %w: no holds in it", m.path(holdsName), replica.ErrCorrupt)
 	}
 	return out, nil
 }
@@ -289,7 +317,7 @@ type pending struct {
 func (p pending) inFlight(pos ident.Position) bool { return p.seq > pos.Seq }
 
 func (m machine) loadPending() (pending, error) {
-	b, err := vfs.ReadFile(m.store.fs, m.path(pendingName))
+	b, err := m.store.readFile(m.path(pendingName), pendingSize)
 	if errors.Is(err, fs.ErrNotExist) {
 		return pending{}, nil
 	}

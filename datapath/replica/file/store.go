@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -242,8 +243,27 @@ func spaceErr(err error) error {
 	return err
 }
 
+// readFile reads a small file whole. One that is larger than ours can be is damage.
+func (s *Store) readFile(path string, limit int64) ([]byte, error) {
+	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, limit+1))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, err
+	}
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%s is larger than %d bytes: %w", path, limit, replica.ErrCorrupt)
+	}
+	return b, nil
+}
+
 // writeFile replaces the file durably: whole or not at all.
 func (s *Store) writeFile(path string, content []byte) error {
+	if len(content) > maxFileBytes {
+		return fmt.Errorf("write %s: %d bytes, at most %d can be read again", path, len(content), maxFileBytes)
+	}
 	return spaceErr(durable.WriteFileOn(s.fs, path, content, fileMode))
 }
 

@@ -111,7 +111,7 @@ var _ checksum.Leaves = leaves{}
 func (l leaves) Len() int64 { return l.n }
 
 func (l leaves) ReadSums(first int64, dst []uint64) error {
-	if first < 0 || first+int64(len(dst)) > l.n {
+	if first < 0 || first > l.n-int64(len(dst)) {
 		return fmt.Errorf("read checksums of disk %s: blocks %d to %d of %d", l.disk, first, first+int64(len(dst)), l.n)
 	}
 	l.w.mu.RLock()

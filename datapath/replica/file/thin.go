@@ -26,7 +26,7 @@ type deletePlan struct {
 
 func (m machine) loadPlan() (deletePlan, error) {
 	var p deletePlan
-	b, err := vfs.ReadFile(m.store.fs, m.path(deleteName))
+	b, err := m.store.readFile(m.path(deleteName), maxFileBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return p, nil
 	}
@@ -34,7 +34,10 @@ func (m machine) loadPlan() (deletePlan, error) {
 		return p, fmt.Errorf("read deletion plan of %s: %w", m.id, err)
 	}
 	if err := json.Unmarshal(b, &p); err != nil {
-		return p, fmt.Errorf("read deletion plan %s: %w", m.path(deleteName), err)
+		return p, fmt.Errorf("read deletion plan %s: %w: %w", m.path(deleteName), replica.ErrCorrupt, err)
+	}
+	if len(p.Points) == 0 { // such a plan is never written
+		return p, fmt.Errorf("read deletion plan %s: %w: no points in it", m.path(deleteName), replica.ErrCorrupt)
 	}
 	return p, nil
 }

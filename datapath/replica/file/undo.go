@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 
+	"drover/datapath/changeset"
 	"drover/datapath/checksum"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
@@ -81,14 +82,16 @@ func createUndo(fsys vfs.FS, path string, id ident.MachineID, p replica.Point) e
 
 func checkUndoHeader(f io.ReaderAt, id ident.MachineID, point ident.Seq) error {
 	h := make([]byte, undoHeaderSize)
-	if _, err := f.ReadAt(h, 0); err != nil {
+	if _, err := f.ReadAt(h, 0); errors.Is(err, io.EOF) {
+		return fmt.Errorf("undo file's header ends too early: %w", replica.ErrCorrupt)
+	} else if err != nil {
 		return fmt.Errorf("undo file's header: %w", err)
 	}
 	if string(h[:8]) != undoMagic || crc32.Checksum(h[:60], castagnoli) != binary.LittleEndian.Uint32(h[60:]) {
 		return fmt.Errorf("undo file's header: %w", replica.ErrCorrupt)
 	}
 	if ident.MachineID(h[8:24]) != id || ident.Seq(binary.LittleEndian.Uint64(h[24:])) != point {
-		return errors.New("the undo file is of another machine or point: it was moved")
+		return fmt.Errorf("the undo file is of another machine or point, it was moved: %w", replica.ErrCorrupt)
 	}
 	return nil
 }
@@ -180,7 +183,8 @@ func scanEntry(w *window, pos int64) (*entry, uint32, error) {
 	if e.flags == flagZero {
 		limit = maxZeroBytes
 	}
-	if e.flags > flagLost || e.length <= 0 || e.length > limit || e.offset < 0 || e.offset%checksum.BlockSize != 0 {
+	if e.flags > flagLost || e.length <= 0 || e.length > limit || e.offset < 0 || e.offset%checksum.BlockSize != 0 ||
+		e.offset > changeset.MaxDiskSize-e.length {
 		return nil, 0, nil
 	}
 	dataCRC, want := binary.LittleEndian.Uint32(h[40:]), binary.LittleEndian.Uint32(h[44:])

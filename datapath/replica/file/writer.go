@@ -96,6 +96,10 @@ func checkDisks(disks []replica.Disk) error {
 	if len(disks) == 0 || len(disks) > changeset.MaxDisks {
 		return fmt.Errorf("%d disks, want 1 to %d", len(disks), changeset.MaxDisks)
 	}
+	return checkEachDisk(disks)
+}
+
+func checkEachDisk(disks []replica.Disk) error {
 	seen := map[ident.DiskID]bool{}
 	for _, d := range disks {
 		if d.ID.IsZero() || seen[d.ID] {
