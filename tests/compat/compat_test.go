@@ -2,11 +2,14 @@ package compat
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 	"drover/datapath/codec"
 	"drover/datapath/compress"
 	"drover/datapath/ident"
+	"drover/datapath/wire"
 )
 
 var write = flag.Bool("write", false, "write the samples of the newest versions that are not there yet")
@@ -61,8 +65,17 @@ func extents() []changeset.Extent {
 
 func sample(version string) string { return filepath.Join("testdata", "changeset-v"+version+".cs") }
 
-// writeSample writes the extents in chunks of one disk each, the way version 2 does.
-func writeSample(t *testing.T) {
+const wireVersion = int(wire.Version)
+
+// newestChangeSet is the version that the present code writes.
+func newestChangeSet(t *testing.T) int {
+	t.Helper()
+	return int(binary.LittleEndian.Uint32(newChangeSet(t)[4:]))
+}
+
+// newChangeSet writes the extents in chunks of one disk each.
+func newChangeSet(t *testing.T) []byte {
+	t.Helper()
 	var out bytes.Buffer
 	key, err := keyring{}.Key(ident.MachineID{}, "k1")
 	require.NoError(t, err)
@@ -82,17 +95,19 @@ func writeSample(t *testing.T) {
 	}
 	_, err = w.Finish(cut())
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(sample("2"), out.Bytes(), 0o600))
+	return out.Bytes()
 }
 
 func TestChangeSets(t *testing.T) {
-	if _, err := os.Stat(sample("2")); *write && err != nil {
-		writeSample(t)
+	newest := newestChangeSet(t)
+	if _, err := os.Stat(sample(strconv.Itoa(newest))); *write && err != nil {
+		require.NoError(t, os.WriteFile(sample(strconv.Itoa(newest)), newChangeSet(t), 0o600))
 	}
 	var digest ident.Digest
-	for _, version := range []string{"1", "2"} {
+	for v := range newest {
+		version := strconv.Itoa(v + 1)
 		file, err := os.ReadFile(sample(version))
-		require.NoError(t, err)
+		require.NoError(t, err, "the format's version was raised: add a sample with -write")
 		r, err := changeset.Open(bytes.NewReader(file), int64(len(file)), keyring{})
 		require.NoError(t, err, "version %s", version)
 		for _, want := range extents() {
@@ -117,10 +132,12 @@ func TestChangeSets(t *testing.T) {
 func TestUnknownVersions(t *testing.T) {
 	file, err := os.ReadFile(sample("2"))
 	require.NoError(t, err)
-	for _, version := range []byte{0, 3, 255} {
+	newest := newestChangeSet(t)
+	for _, version := range []byte{0, byte(newest + 1), 255} {
 		bad := bytes.Clone(file)
 		bad[4] = version
 		_, err := changeset.Open(bytes.NewReader(bad), int64(len(bad)), keyring{})
-		require.ErrorContains(t, err, "this program reads 1 to 2")
+		require.ErrorIs(t, err, changeset.ErrVersion)
+		require.ErrorContains(t, err, fmt.Sprintf("this program reads 1 to %d", newest))
 	}
 }

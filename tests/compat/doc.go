@@ -1,3 +1,10 @@
-// Package compat reads what earlier releases have stored. A file in testdata is
-// never changed or removed; a new version of a format adds one.
+// Package compat reads what earlier releases have stored: change sets, replica
+// stores, spools, caches and grants.
+//
+// The rule: a file in testdata is never changed or removed. Whoever raises the
+// version of a format adds a sample of the new one, with
+//
+//	go test ./tests/compat -write
+//
+// which writes the samples that are not there yet and touches no other.
 package compat
