@@ -20,6 +20,7 @@ import (
 const (
 	connectTimeout = 15 * time.Second
 	maxResponse    = 8 << 10 // bytes of the proxy's answer
+	maxErrorText   = 200     // bytes of it that an error repeats
 	defaultPort    = "80"
 )
 
@@ -97,11 +98,14 @@ func (t tunnel) connect(conn net.Conn, address string) (net.Conn, error) {
 		if limit.N == 0 {
 			return nil, fmt.Errorf("the answer is longer than %d bytes: it is not an HTTP proxy", maxResponse)
 		}
+		if text := err.Error(); len(text) > maxErrorText { // it repeats what the proxy sent
+			return nil, fmt.Errorf("read the answer: %s; it is not an HTTP proxy", text[:maxErrorText])
+		}
 		return nil, fmt.Errorf("read the answer: %w", err)
 	}
 	if res.StatusCode != http.StatusOK {
 		_ = res.Body.Close()
-		return nil, fmt.Errorf("the proxy refuses: %s; ask its operator to let %s through", res.Status, address)
+		return nil, fmt.Errorf("the proxy refuses: %s; ask its operator to let %s through", res.Status[:min(len(res.Status), maxErrorText)], address)
 	}
 	if r.Buffered() == 0 {
 		return conn, nil

@@ -32,7 +32,7 @@ const (
 	maxHoldOwner   = 200 // bytes of an owner's name
 	pendingSize    = 48
 	pendingMagic   = "DPN1"
-	maxFileBytes   = 256 << 20 // of a file that is read or replaced whole
+	maxFileBytes   = 64 << 20 // of a file that is read or replaced whole
 	maxLockReopens = 100       // a lock whose directory was removed meanwhile is opened anew
 )
 
