@@ -12,6 +12,7 @@ import (
 	"drover/datapath/ident"
 	"drover/datapath/replica/replicatest"
 	"drover/datapath/stream"
+	"drover/datapath/vfs"
 	"drover/tests/fuzz"
 )
 
@@ -31,7 +32,7 @@ func FuzzGrant(f *testing.F) {
 	fuzz.Seed(f, "null", []byte("null"))
 	fuzz.Seed(f, "no-cadence", []byte(strings.Replace(string(good), `"cut":60000000000`, `"cut":0`, 1)))
 	fuzz.Seed(f, "other-machine", []byte(strings.Replace(string(good), spec.Machine.String(), ident.NewMachineID("a", "b").String(), 1)))
-	s := &Server{Config: Config{StateDir: f.TempDir()}}
+	s := &Server{Config: Config{StateDir: f.TempDir(), FS: vfs.OS}}
 	require.NoError(f, os.MkdirAll(s.grantDir(), 0o700))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		require.NoError(t, os.WriteFile(s.grantFile(spec.Machine), b, 0o600))

@@ -12,6 +12,7 @@ import (
 
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/vfs"
 )
 
 var update = flag.Bool("update", false, "write testdata/golden.txt anew")
@@ -21,9 +22,9 @@ var update = flag.Bool("update", false, "write testdata/golden.txt anew")
 func TestGoldenBytes(t *testing.T) {
 	const path = "testdata/golden.txt"
 	dir := t.TempDir()
-	m := machine{store: &Store{}, id: ident.MachineID{1, 15: 0xff}, dir: dir}
+	m := machine{store: &Store{fs: vfs.OS}, id: ident.MachineID{1, 15: 0xff}, dir: dir}
 	undo := filepath.Join(dir, "undo")
-	require.NoError(t, createUndo(undo, m.id, replica.Point{ID: 7, Generation: 2}))
+	require.NoError(t, createUndo(vfs.OS, undo, m.id, replica.Point{ID: 7, Generation: 2}))
 	header, err := os.ReadFile(undo)
 	require.NoError(t, err)
 	require.NoError(t, m.savePending(pending{seq: 8, digest: ident.Digest{9, 31: 1}}))
@@ -51,7 +52,7 @@ func TestGoldenBytes(t *testing.T) {
 	require.Equal(t, string(want), got.String())
 
 	require.NoError(t, os.WriteFile(undo, append(header, entries...), fileMode))
-	u, err := openUndo(undo, m.id, 7, undoHeaderSize)
+	u, err := openUndo(vfs.OS, undo, m.id, 7, undoHeaderSize)
 	require.NoError(t, err)
 	require.Equal(t, int64(len(entries)), u.bytes(), "all of it is read")
 	require.NoError(t, u.close())

@@ -33,7 +33,7 @@ const (
 	pendingSize    = 48
 	pendingMagic   = "DPN1"
 	maxFileBytes   = 64 << 20 // of a file that is read or replaced whole
-	maxLockReopens = 100       // a lock whose directory was removed meanwhile is opened anew
+	maxLockReopens = 100      // a lock whose directory was removed meanwhile is opened anew
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
