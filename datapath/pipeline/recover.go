@@ -28,6 +28,8 @@ func (p *Pipeline) recover(ctx context.Context) error {
 		case i.entry.Seq <= state.Position.Seq:
 			err = p.drop(ctx, i) // applied; it was not removed any more
 		case i.summary.Header.Follows(p.tail) && i.summary.Header.Generation == state.Generation:
+			// The cache storage refuses what an older owner did not store; it is applied from here.
+			i.stored = i.stored || i.entry.Epoch < state.Epoch
 			p.append(i)
 		default:
 			left = append(left, i)

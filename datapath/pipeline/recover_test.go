@@ -219,3 +219,25 @@ func TestThinning(t *testing.T) {
 	require.Len(t, points, 6)
 	r.nothingLeft()
 }
+
+// What an older owner spooled and did not store any more is the machine's past too;
+// the cache storage takes it no more.
+func TestSetsThatAnOlderOwnerDidNotStoreAreApplied(t *testing.T) {
+	r := newRig(t)
+	r.run()
+	r.add(1)
+	r.drain()
+	at, _ := r.pipe.Tail()
+	r.halt()
+	r.open()
+	_, s := r.spooled(at, 7)
+	r.epoch = 2
+	require.NoError(t, r.cache.Fence(t.Context(), machineID, r.epoch))
+	r.restart()
+	r.drain()
+	tail, _ := r.pipe.Tail()
+	require.Equal(t, s.Position(), tail)
+	r.whole(2)
+	require.Empty(t, r.fenced)
+	require.Empty(t, r.broken)
+}

@@ -32,6 +32,7 @@ import (
 	"drover/datapath/cachestore"
 	"drover/datapath/changeset"
 	"drover/datapath/compress"
+	"drover/datapath/durable"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/datapath/spool"
@@ -117,7 +118,7 @@ func New(c Config) (*Server, error) {
 		checking: make(chan struct{}, 2*runtime.GOMAXPROCS(0)), scratch: sync.Pool{New: newScratch}, appliers: make(chan struct{}, max(minAppliers, runtime.GOMAXPROCS(0)))}
 	s.halt, s.stopped = context.WithCancel(context.Background())
 	s.metrics = newMetrics(c.Metrics, s)
-	if err := s.FS.MkdirAll(s.grantDir(), 0o700); err != nil {
+	if err := durable.MkdirAll(s.FS, s.grantDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("open the grants: %w", err)
 	}
 	records, err := s.readGrants()
@@ -146,8 +147,8 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		IdleTimeout: wire.IdleTimeout, ErrorLog: slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}, // HTTP/1.1 only
 	}
-	failed := make(chan error, 1)
-	go func() { failed <- srv.ServeTLS(listener, "", "") }()
+	failed, served := make(chan error, 1), make(chan struct{})
+	go func() { defer close(served); failed <- srv.ServeTLS(listener, "", "") }()
 	watched := make(chan struct{})
 	watching, stopWatching := context.WithCancel(ctx)
 	go func() { defer close(watched); s.watch(watching) }()
@@ -161,6 +162,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
 	defer cancel()
 	shutErr := srv.Shutdown(limited)
+	<-served // and with it the listener is closed
 	return errors.Join(err, shutErr, s.stop())
 }
 

@@ -31,6 +31,12 @@ func (s *Server) Grant(ctx context.Context, g stream.Grant) error {
 	if g.Epoch < old.Grant.Epoch {
 		return fmt.Errorf("grant machine %s in epoch %d: it has %d here: %w", m.id, g.Epoch, old.Grant.Epoch, replica.ErrFenced)
 	}
+	if changedDisks(old.Grant, g) {
+		// What was spooled before a restart fits only the disks as they were.
+		if err := m.open(ctx); err != nil {
+			s.Logger.Warn("what is spooled could not be taken up before the disks change", "machine", m.id.String(), "error", err.Error())
+		}
+	}
 	if g.Epoch > old.Grant.Epoch || changedDisks(old.Grant, g) {
 		if err := m.retire(ctx, "a newer grant"); err != nil {
 			return fmt.Errorf("grant machine %s in epoch %d: %w", m.id, g.Epoch, err)

@@ -18,6 +18,7 @@ import (
 	"drover/datapath/ident"
 	"drover/tests/lab"
 	"drover/tests/lab/guest"
+	"drover/tests/rig"
 )
 
 // loopDevice makes a block device of an image file, or skips: it takes root and a
@@ -45,42 +46,38 @@ func run(t *testing.T, name string, args ...string) string {
 // TestBlockDeviceWithAMountedFileSystem protects a real block device under a mounted
 // ext4 that is being written to, frozen for each cut by fsfreeze.
 func TestBlockDeviceWithAMountedFileSystem(t *testing.T) {
-	r := newRig(t, 64<<20)
-	r.device = loopDevice(t, r.path("a"))
+	r := rig.New(t, 64<<20)
+	r.Device = loopDevice(t, r.Path("a"))
 	content, mount := t.TempDir(), t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(content, "before"), []byte("before"), 0o600))
-	require.NoError(t, lab.Format(t.Context(), r.device, "test", content))
-	run(t, "mount", r.device, mount)
+	require.NoError(t, lab.Format(t.Context(), r.Device, "test", content))
+	run(t, "mount", r.Device, mount)
 	t.Cleanup(func() { run(t, "umount", mount) })
-	freeze, _ := r.hook("freeze", "exec "+guest.Tool("fsfreeze")+" --freeze "+mount)
-	thaw, _ := r.hook("thaw", guest.Tool("fsfreeze")+" --unfreeze "+mount+" || true")
-	r.hooks.Pre, r.hooks.Post, r.hooks.Timeout = []string{freeze}, []string{thaw}, 10*time.Second
-	r.startServer()
-	r.grant(1, 100*time.Millisecond)
-	r.startAgent(1)
-	t.Cleanup(func() { // before the file system is unmounted
-		if r.stopAgent != nil {
-			r.stopAgent()
-		}
-	})
-	r.await("complete", complete)
+	freeze, _ := hook(r, "freeze", "exec "+guest.Tool("fsfreeze")+" --freeze "+mount)
+	thaw, _ := hook(r, "thaw", guest.Tool("fsfreeze")+" --unfreeze "+mount+" || true")
+	r.Hooks.Pre, r.Hooks.Post, r.Hooks.Timeout = []string{freeze}, []string{thaw}, 10*time.Second
+	r.StartServer()
+	r.Grant(1, 100*time.Millisecond)
+	r.StartAgent(1)
+	t.Cleanup(r.StopAgent) // before the file system is unmounted
+	r.Await("complete", complete)
 	for i := range 20 {
 		name := filepath.Join(mount, "file"+string(rune('a'+i)))
 		require.NoError(t, os.WriteFile(name, []byte(strings.Repeat(name, 1000)), 0o600))
 	}
 	require.NoError(t, os.WriteFile(filepath.Join(mount, "last"), []byte("written just before the end"), 0o600))
 
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	ctx, cancel := context.WithTimeout(t.Context(), rig.Limit)
 	defer cancel()
-	p, err := r.server.Cut(ctx, r.machine, 1, true)
+	p, err := r.Server.Cut(ctx, r.Machine, 1, true)
 	require.NoError(t, err)
 	require.Equal(t, ident.ApplicationConsistent, p.Consistency)
-	require.Equal(t, deviceDigest(t, r.device), r.digestAt(p), "replica and frozen device")
-	require.NoError(t, r.server.Release(t.Context(), r.machine, 1))
-	r.afterNow()
+	require.Equal(t, deviceDigest(t, r.Device), r.DigestAt(p), "replica and frozen device")
+	require.NoError(t, r.Server.Release(t.Context(), r.Machine, 1))
+	r.AfterNow()
 
-	image := filepath.Join(r.dir, "recovered")
-	r.export(p.ID, image)
+	image := filepath.Join(r.Dir, "recovered")
+	export(r, p.ID, image)
 	_, err = lab.CheckFS(t.Context(), image)
 	require.NoError(t, err)
 	require.Contains(t, run(t, "debugfs", "-R", "cat /last", image), "written just before the end")
@@ -104,14 +101,14 @@ func deviceDigest(t *testing.T, device string) string {
 }
 
 // export writes the first disk, as of a point, to a file.
-func (r *rig) export(point ident.Seq, file string) {
-	r.t.Helper()
-	d, err := r.reader().OpenDisk(r.t.Context(), point, r.disks[0].ID)
-	require.NoError(r.t, err)
-	defer func() { require.NoError(r.t, d.Close()) }()
+func export(r *rig.Rig, point ident.Seq, file string) {
+	r.T.Helper()
+	d, err := r.Reader().OpenDisk(r.T.Context(), point, r.Disks[0].ID)
+	require.NoError(r.T, err)
+	defer func() { require.NoError(r.T, d.Close()) }()
 	f, err := os.Create(file)
-	require.NoError(r.t, err)
+	require.NoError(r.T, err)
 	_, err = io.Copy(f, io.NewSectionReader(d, 0, d.Size()))
-	require.NoError(r.t, err)
-	require.NoError(r.t, f.Close())
+	require.NoError(r.T, err)
+	require.NoError(r.T, f.Close())
 }

@@ -1,0 +1,332 @@
+// Package rig joins the two ends of the data path in one process: a machine with its
+// disks and an agent's source of sessions, and a server with its store, over real TLS
+// on loopback. Tests of faults between the two build on it.
+package rig
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"drover/agent/controlapi"
+	"drover/agent/quiesce"
+	"drover/agent/session"
+	"drover/agent/tracker/scan"
+	"drover/datapath/cachestore"
+	"drover/datapath/changeset"
+	"drover/datapath/codec"
+	"drover/datapath/ident"
+	"drover/datapath/replica"
+	"drover/datapath/replica/file"
+	"drover/datapath/server"
+	pipe "drover/datapath/stream"
+	"drover/datapath/vfs"
+	"drover/datapath/wire"
+	"drover/datapath/wire/wiretest"
+	"drover/tests/ports"
+)
+
+// What the rig is like.
+const (
+	Block    = 4096 // bytes
+	Instance = "4c4c4544-0042-3510-8054-b7c04f4e4d31"
+	Limit    = 30 * time.Second // of any wait; everything here takes far less
+	look     = 5 * time.Millisecond
+)
+
+// Rig is a machine with its disks, and a server. Its fields may be set while what
+// they are for does not run.
+type Rig struct {
+	T       *testing.T
+	Dir     string
+	Machine ident.MachineID
+	Disks   []controlapi.Disk
+	CA      *wiretest.CA
+	Dial    wire.DialFunc // the agent's; nil: directly
+	Via     string        // where the agent dials, instead of the server's address
+	Device  string        // of the first disk, instead of its image file
+	Hooks   *quiesce.Hooks
+	// Compression of the grants that follow.
+	Compression codec.Choice
+	// FS is where the server's files are; nil: the system's, in Dir.
+	FS vfs.FS
+	// Configure changes the server's configuration before it starts; nil: as it is.
+	Configure func(*server.Config)
+
+	Server  *server.Server
+	Address string // of the server, the same at every start
+	stop    func() error
+
+	source    *session.Source
+	stopAgent func()
+	mu        sync.Mutex
+	ended     []error // of the agent's sessions
+}
+
+// ServerPeer is who the server's certificate says it is.
+var ServerPeer = ident.Peer{Role: ident.RoleProcessServer, Name: "ps-1"}
+
+// New makes the disks as sparse files; nothing runs yet.
+func New(t *testing.T, sizes ...int64) *Rig {
+	r := &Rig{T: t, Dir: t.TempDir(), Machine: ident.NewMachineID("vc", t.Name()), CA: wiretest.NewCA(t), Hooks: &quiesce.Hooks{}}
+	for i, size := range sizes {
+		uuid := string(rune('a' + i))
+		require.NoError(t, os.WriteFile(r.Path(uuid), nil, 0o600))
+		require.NoError(t, os.Truncate(r.Path(uuid), size))
+		r.Disks = append(r.Disks, controlapi.Disk{ID: ident.NewDiskID(r.Machine, uuid), BackingUUID: uuid, Size: size})
+	}
+	t.Cleanup(func() {
+		r.StopAgent()
+		r.StopServer()
+	})
+	return r
+}
+
+// StopServer stops the server, if it runs.
+func (r *Rig) StopServer() {
+	r.T.Helper()
+	if r.stop != nil {
+		require.NoError(r.T, r.stop())
+	}
+}
+
+// DropServer stops a server that has lost its file system: it may not end well.
+func (r *Rig) DropServer() { _ = r.stop() }
+
+// StopAgent stops the agent, if it runs.
+func (r *Rig) StopAgent() {
+	if r.stopAgent != nil {
+		r.stopAgent()
+	}
+}
+
+// Ended gives how the agent's sessions have ended so far.
+func (r *Rig) Ended() []error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.ended)
+}
+
+// State gives what the agent is doing.
+func (r *Rig) State() session.State { return r.source.State() }
+
+// AgentPeer is who the agent's certificate says it is.
+func (r *Rig) AgentPeer() ident.Peer { return wiretest.Agent(r.Machine) }
+
+// Path is the image file of a disk.
+func (r *Rig) Path(uuid string) string { return filepath.Join(r.Dir, "disk-"+uuid) }
+
+func (r *Rig) find(uuid string) (string, error) {
+	if r.Device != "" && uuid == r.Disks[0].BackingUUID {
+		return r.Device, nil
+	}
+	return r.Path(uuid), nil
+}
+
+// Log is where both sides log to.
+func (r *Rig) Log() *slog.Logger {
+	if testing.Verbose() {
+		return slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	return slog.New(slog.DiscardHandler)
+}
+
+func (r *Rig) fs() vfs.FS {
+	if r.FS != nil {
+		return r.FS
+	}
+	return vfs.OS
+}
+
+func (r *Rig) store() *file.Store {
+	r.T.Helper()
+	store, err := file.OpenFS(r.fs(), filepath.Join(r.Dir, "store"))
+	require.NoError(r.T, err)
+	return store
+}
+
+// StartServer runs the server, on the same address every time.
+func (r *Rig) StartServer() {
+	r.T.Helper()
+	store := r.store()
+	cache, err := cachestore.NewDirectoryFS(r.fs(), filepath.Join(r.Dir, "cache"))
+	require.NoError(r.T, err)
+	config := server.Config{
+		Name: ServerPeer.Name, StateDir: filepath.Join(r.Dir, "server"), TLS: r.CA.Server(ServerPeer), FS: r.fs(),
+		Store: store, Cache: cache, SpoolLimit: 1 << 30, Logger: r.Log().With("side", "server"),
+		Keys: func(context.Context, ident.MachineID, string) (changeset.Key, error) {
+			return changeset.Key{ID: "k", Secret: [32]byte{7}}, nil
+		},
+	}
+	if r.Configure != nil {
+		r.Configure(&config)
+	}
+	r.Server, err = server.New(config)
+	require.NoError(r.T, err)
+	if r.Address == "" {
+		r.Address, err = ports.Free()
+		require.NoError(r.T, err)
+	}
+	listener, err := net.Listen("tcp", r.Address)
+	require.NoError(r.T, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- r.Server.Serve(ctx, listener) }()
+	r.stop = func() error {
+		cancel()
+		r.stop = nil
+		return errors.Join(<-done, store.Close())
+	}
+}
+
+// Grant lets the machine stream in the epoch.
+func (r *Rig) Grant(epoch ident.Epoch, cut time.Duration) {
+	r.T.Helper()
+	spec := replica.Spec{Machine: r.Machine, Name: "m", KeyID: "k"}
+	for _, d := range r.Disks {
+		spec.Disks = append(spec.Disks, replica.Disk{Disk: changeset.Disk{ID: d.ID, Size: d.Size}, BackingUUID: d.BackingUUID})
+	}
+	require.NoError(r.T, r.Server.Grant(r.T.Context(), pipe.Grant{
+		Epoch: epoch, Instance: Instance, Spec: spec, Cut: cut, Retention: replica.DefaultRetention(), Compression: r.Compression,
+	}))
+}
+
+// StartAgent runs sessions one after another, as the agent's daemon does.
+func (r *Rig) StartAgent(epoch ident.Epoch) {
+	var stop func()
+	r.source, stop = r.agent(epoch)
+	r.stopAgent = func() {
+		r.stopAgent = nil
+		stop()
+	}
+}
+
+// Twin runs another agent of the same machine until it is stopped.
+func (r *Rig) Twin(epoch ident.Epoch) (stop func()) {
+	_, stop = r.agent(epoch)
+	return stop
+}
+
+func (r *Rig) agent(epoch ident.Epoch) (*session.Source, func()) {
+	source := session.NewSource(session.Options{
+		Machine: r.Machine, Instance: Instance, Version: "test", Tracker: scan.New(), Hooks: r.Hooks,
+		Find: r.find, Logger: r.Log().With("side", "agent"),
+	})
+	target := session.Target{Epoch: epoch, Address: r.Address, TLS: r.CA.Client(r.AgentPeer(), ServerPeer), Dial: r.Dial, Disks: slices.Clone(r.Disks)}
+	if r.Via != "" {
+		target.Address = r.Via
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for ctx.Err() == nil {
+			err := source.Run(ctx, target)
+			r.Log().Info("session ended", "error", err)
+			r.mu.Lock()
+			r.ended = append(r.ended, err)
+			r.mu.Unlock()
+			select {
+			case <-ctx.Done():
+			case <-time.After(2 * time.Millisecond):
+			}
+		}
+	})
+	return source, func() {
+		cancel()
+		wg.Wait()
+		require.NoError(r.T, source.Close(context.Background()))
+	}
+}
+
+// Status gives the machine's status.
+func (r *Rig) Status() pipe.Status {
+	r.T.Helper()
+	st, err := r.Server.Status(r.Machine)
+	require.NoError(r.T, err)
+	return st
+}
+
+// Await waits until the status is so.
+func (r *Rig) Await(what string, ready func(pipe.Status) bool) pipe.Status {
+	r.T.Helper()
+	var st pipe.Status
+	require.Eventually(r.T, func() bool { st = r.Status(); return ready(st) }, Limit, look, what)
+	return st
+}
+
+// AfterNow waits for a recovery point whose cut began after this call.
+func (r *Rig) AfterNow() replica.Point {
+	r.T.Helper()
+	now := time.Now()
+	r.Await("a point from now on", func(st pipe.Status) bool { return st.PointTime.After(now) })
+	points := r.Points()
+	return points[len(points)-1]
+}
+
+// Reader reads the replica as anybody may.
+func (r *Rig) Reader() replica.Reader {
+	r.T.Helper()
+	reader, err := r.store().OpenReader(r.T.Context(), r.Machine)
+	require.NoError(r.T, err)
+	return reader
+}
+
+// Points gives the recovery points.
+func (r *Rig) Points() []replica.Point {
+	r.T.Helper()
+	st, err := r.Reader().State(r.T.Context())
+	require.NoError(r.T, err)
+	return st.Points
+}
+
+// DigestAt is the content of all disks at a point.
+func (r *Rig) DigestAt(p replica.Point) string {
+	r.T.Helper()
+	h := sha256.New()
+	reader := r.Reader()
+	for _, d := range r.Disks {
+		disk, err := reader.OpenDisk(r.T.Context(), p.ID, d.ID)
+		require.NoError(r.T, err)
+		_, err = io.Copy(h, io.NewSectionReader(disk, 0, disk.Size()))
+		require.NoError(r.T, err)
+		require.NoError(r.T, disk.Close())
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Digest is the content of all disks now.
+func (r *Rig) Digest() string {
+	r.T.Helper()
+	h := sha256.New()
+	for _, d := range r.Disks {
+		b, err := os.ReadFile(r.Path(d.BackingUUID))
+		require.NoError(r.T, err)
+		h.Write(b)
+	}
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// Write changes one Block of a disk; nil punches zeros.
+func (r *Rig) Write(disk int, at int64, data []byte) {
+	r.T.Helper()
+	f, err := os.OpenFile(r.Path(r.Disks[disk].BackingUUID), os.O_WRONLY, 0)
+	require.NoError(r.T, err)
+	if data == nil {
+		data = make([]byte, Block)
+	}
+	_, err = f.WriteAt(data, at*Block)
+	require.NoError(r.T, err)
+	require.NoError(r.T, f.Close())
+}
