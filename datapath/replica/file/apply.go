@@ -40,7 +40,7 @@ func (w *Writer) apply(ctx context.Context, cs replica.ChangeSet, sum changeset.
 	a := &applier{w: w, cs: cs, disks: disks, newest: w.mf.newest()}
 	p, err := a.run(ctx, sum)
 	if err != nil {
-		w.dropUndo() // its tail may be torn; it is checked when opened again
+		w.doubt()
 	}
 	return p, err
 }

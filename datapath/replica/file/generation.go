@@ -40,6 +40,7 @@ func (w *Writer) beginGeneration(ctx context.Context, disks []replica.Disk, resc
 	}
 	mf.State.Generation++
 	mf.State.Complete = false
+	mf.State.Empty = mf.State.Empty && !torn.inFlight(mf.State.Position)
 	if rescan || torn.inFlight(mf.State.Position) {
 		mf.Unknown = mf.Unknown[:0]
 		for _, d := range mf.State.Spec.Disks {

@@ -333,6 +333,16 @@ func (m machine) loadPending() (pending, error) {
 	return p, nil
 }
 
+// makePending makes the mark when there is none. Its name is durable with the next
+// manifest, before it is needed.
+func (m machine) makePending() error {
+	_, err := m.store.fs.Stat(m.path(pendingName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return m.savePending(pending{})
+	}
+	return err
+}
+
 // savePending writes the mark in place: one sync, no new name.
 func (m machine) savePending(p pending) error {
 	b := make([]byte, pendingSize)

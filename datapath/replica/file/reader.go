@@ -57,6 +57,12 @@ type undoSource struct {
 	end int64 // entries up to here are known
 }
 
+// published is an undo file as the manifest names it.
+type published struct {
+	name string
+	end  int64 // entries before are whole, or damaged
+}
+
 // diskReader overlays the image with the undo files from its point on.
 type diskReader struct {
 	m     machine
@@ -69,7 +75,7 @@ type diskReader struct {
 
 	mu     sync.Mutex // guards what follows
 	stamp  stamp
-	chain  []string // undo files from the point to the newest, oldest first
+	chain  []published // undo files from the point to the newest, oldest first
 	files  map[string]*undoSource
 	runs   []run // merged
 	change int   // counts changes of runs
@@ -123,14 +129,14 @@ func (d *diskReader) refresh() error {
 			return err
 		}
 		again := false
-		for _, name := range d.chain {
-			err := d.refreshFile(name)
+		for _, p := range d.chain {
+			err := d.refreshFile(p)
 			if errors.Is(err, fs.ErrNotExist) {
 				again, d.stamp = true, stamp{} // merged away: the manifest says where
 				break
 			}
 			if err != nil {
-				return fmt.Errorf("undo file %s: %w", name, err)
+				return fmt.Errorf("undo file %s: %w", p.name, err)
 			}
 		}
 		if !again {
@@ -163,23 +169,27 @@ func (d *diskReader) refreshChain() error {
 			return fmt.Errorf("disk: %w", replica.ErrNotFound)
 		}
 	}
-	d.stamp, d.chain = st, mf.Undo[i:]
+	d.stamp, d.chain = st, nil
+	for j := i; j < len(mf.Undo); j++ {
+		d.chain = append(d.chain, published{mf.Undo[j], undoHeaderSize + mf.State.Points[j].UndoBytes})
+	}
 	return nil
 }
 
-// refreshFile reads the entries that are new in the file.
-func (d *diskReader) refreshFile(name string) error {
-	f := d.files[name]
+// refreshFile reads the entries that are new in the file. One that is not whole is
+// being written, or is damage when it was published.
+func (d *diskReader) refreshFile(p published) error {
+	f := d.files[p.name]
 	if f == nil {
-		h, err := d.m.store.fs.OpenFile(d.m.undoPath(name), os.O_RDONLY, 0)
+		h, err := d.m.store.fs.OpenFile(d.m.undoPath(p.name), os.O_RDONLY, 0)
 		if err != nil {
 			return err
 		}
 		f = &undoSource{f: h, end: undoHeaderSize}
-		d.files[name] = f
+		d.files[p.name] = f
 	}
 	st, err := f.f.Stat()
-	if err != nil || st.Size <= f.end {
+	if err != nil || st.Size <= f.end && f.end >= p.end {
 		return err
 	}
 	var added []run
@@ -192,6 +202,9 @@ func (d *diskReader) refreshFile(name string) error {
 	if len(added) > 0 {
 		d.runs = mergeRuns(d.runs, sortRuns(added))
 		d.change++
+	}
+	if err == nil && f.end < p.end {
+		err = fmt.Errorf("damaged at %d of %d bytes: %w", f.end, p.end, replica.ErrCorrupt)
 	}
 	return err
 }

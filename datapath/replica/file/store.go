@@ -60,8 +60,8 @@ func Open(dir string) (*Store, error) { return OpenFS(vfs.OS, dir) }
 // OpenFS is Open on another file system. Disks outside the store stay on the
 // system's.
 func OpenFS(fsys vfs.FS, dir string) (*Store, error) {
-	for _, d := range []string{machinesDir, documentsDir} {
-		if err := fsys.MkdirAll(filepath.Join(dir, d), dirMode); err != nil {
+	for _, d := range []string{"", machinesDir, documentsDir} {
+		if err := durable.MkdirAll(fsys, filepath.Join(dir, d), dirMode); err != nil {
 			return nil, fmt.Errorf("open replica store %s: %w", dir, spaceErr(err))
 		}
 	}
@@ -272,7 +272,7 @@ func (s *Store) syncDir(dir string) error { return spaceErr(s.fs.SyncDir(dir)) }
 
 func (s *Store) removeIfExists(path string) error {
 	if err := s.fs.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+		return spaceErr(err)
 	}
 	return nil
 }

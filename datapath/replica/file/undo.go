@@ -212,7 +212,8 @@ type undoAppender struct {
 }
 
 // openUndo opens the file to append. From verifyFrom on its entries may be torn
-// by a crash; the tail that is not whole is cut off.
+// by a crash; the tail that is not whole is cut off, the rest is made durable by the
+// next sync.
 func openUndo(fsys vfs.FS, path string, id ident.MachineID, point ident.Seq, verifyFrom int64) (u *undoAppender, err error) {
 	f, err := fsys.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -248,8 +249,32 @@ func openUndo(fsys vfs.FS, path string, id ident.MachineID, point ident.Seq, ver
 		}
 		u.dirty = true
 	}
+	if u.end > verifyFrom {
+		if err = rewrite(f, verifyFrom, u.end); err != nil {
+			return nil, spaceErr(err)
+		}
+		u.dirty = true
+	}
 	u.w = bufio.NewWriterSize(&offsetWriter{u.f, u.end}, ioBytes)
 	return u, nil
+}
+
+// rewrite writes what is in the file once more, for the next sync. What is read may
+// be in the system's memory only: its writer was killed before the sync, or a sync
+// failed, after which the system takes it for written.
+func rewrite(f vfs.File, from, to int64) error {
+	buf := make([]byte, ioBytes)
+	for from < to {
+		b := buf[:min(ioBytes, to-from)]
+		if _, err := f.ReadAt(b, from); err != nil {
+			return err
+		}
+		if _, err := f.WriteAt(b, from); err != nil {
+			return err
+		}
+		from += int64(len(b))
+	}
+	return nil
 }
 
 type offsetWriter struct {

@@ -11,6 +11,7 @@ import (
 
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
+	"drover/datapath/durable"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 )
@@ -56,8 +57,8 @@ func (w *Writer) start(ctx context.Context, spec replica.Spec) error {
 	if err := checkSpec(spec); err != nil {
 		return err
 	}
-	for _, d := range []string{disksDir, sumsDir, undoDir} {
-		if err := w.m.store.fs.MkdirAll(w.m.path(d), dirMode); err != nil {
+	for _, d := range []string{"", disksDir, sumsDir, undoDir} {
+		if err := durable.MkdirAll(w.m.store.fs, w.m.path(d), dirMode); err != nil {
 			return spaceErr(err)
 		}
 	}
@@ -74,6 +75,9 @@ func (w *Writer) start(ctx context.Context, spec replica.Spec) error {
 		mf, err = w.reopen(mf, spec)
 	}
 	if err != nil {
+		return err
+	}
+	if err := w.m.makePending(); err != nil {
 		return err
 	}
 	if err := w.commit(mf); err != nil {
@@ -362,10 +366,14 @@ func (w *Writer) begin(ctx context.Context) (unlock func(), err error) {
 	return release, nil
 }
 
-// reload takes over what another handle has published.
+// reload takes over what is published, by another handle or by this one before it
+// failed. It may not be durable yet, and must be before anything relies on it.
 func (w *Writer) reload(st stamp) error {
 	mf, err := w.m.load()
 	if err != nil {
+		return err
+	}
+	if err := w.m.store.syncDir(w.m.path()); err != nil {
 		return err
 	}
 	w.mu.Lock()
@@ -394,6 +402,15 @@ func (w *Writer) commit(mf *manifest) error {
 	w.mf, w.stamp = mf, st
 	w.mu.Unlock()
 	return w.m.store.step("published")
+}
+
+// doubt has the next change open all files anew: after a sync that failed, another
+// one on the same file says nothing.
+func (w *Writer) doubt() {
+	w.dropUndo() // its tail may be torn; it is checked when opened again
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stamp = stamp{}
 }
 
 func (w *Writer) dropUndo() {

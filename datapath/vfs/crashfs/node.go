@@ -113,15 +113,18 @@ func (n *node) sync() {
 	n.sizes = nil
 }
 
-// lose is a sync that failed: what was written counts as clean and never gets to
-// the disk. Some of it is still read as if it were there, some is not.
+// lose is a sync that failed: data that was written counts as clean and never gets
+// to the disk. Some of it is still read as if it were there, some is not. Size and
+// holes are the journal's: the next sync has them.
 func (n *node) lose(rnd *rand.Rand) {
 	for _, at := range slices.Sorted(maps.Keys(n.dirty)) {
+		if versions := n.dirty[at]; versions[len(versions)-1] == nil {
+			continue
+		}
+		delete(n.dirty, at)
 		if rnd.IntN(2) == 0 {
 			n.put(at, n.synced.pages[at])
 		}
 	}
 	n.cut(n.size)
-	clear(n.dirty)
-	n.sizes = nil
 }
