@@ -73,17 +73,14 @@ func (d *Directory) locked(ctx context.Context, m ident.MachineID, f func() erro
 
 // fence reads the lowest epoch that may put.
 func (d *Directory) fence(m ident.MachineID) (ident.Epoch, error) {
-	b, err := vfs.ReadFile(d.fs, filepath.Join(d.machine(m), "fence"))
+	b, err := vfs.ReadFile(d.fs, filepath.Join(d.machine(m), "fence"), maxFence)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, err
 	}
-	n, err := strconv.ParseUint(strings.TrimSpace(string(b[:min(len(b), maxFence)])), 10, 64)
-	if err == nil && len(b) > maxFence {
-		err = fmt.Errorf("it has %d bytes, at most %d", len(b), maxFence)
-	}
+	n, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("the fence is damaged: %w", err)
 	}

@@ -75,11 +75,14 @@ func (s *Server) readGrants() ([]record, error) {
 		if !ok || err != nil {
 			continue // not ours
 		}
-		b, err := vfs.ReadFile(s.FS, s.grantFile(id))
-		if err != nil {
+		b, err := vfs.ReadFile(s.FS, s.grantFile(id), maxRecord)
+		if err != nil && !errors.Is(err, vfs.ErrTooLarge) {
 			return nil, fmt.Errorf("read the grants: %w", err)
 		}
-		r, err := parseRecord(id, b)
+		var r record
+		if err == nil {
+			r, err = parseRecord(id, b)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("read the grant %s: it is damaged (%w); remove it, the control plane grants anew", s.grantFile(id), err)
 		}
@@ -90,9 +93,6 @@ func (s *Server) readGrants() ([]record, error) {
 
 // parseRecord reads what saveGrant wrote of the machine.
 func parseRecord(id ident.MachineID, b []byte) (r record, err error) {
-	if len(b) > maxRecord {
-		return r, fmt.Errorf("%d bytes, at most %d", len(b), maxRecord)
-	}
 	if err := json.Unmarshal(b, &r); err != nil {
 		return r, err
 	}

@@ -51,7 +51,7 @@ func TestErrorsAreThoseOfPackageOS(t *testing.T) {
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	_, err = OS.Stat(filepath.Join(dir, "none"))
 	require.ErrorIs(t, err, fs.ErrNotExist)
-	_, err = ReadFile(OS, filepath.Join(dir, "none"))
+	_, err = ReadFile(OS, filepath.Join(dir, "none"), 1)
 	require.ErrorIs(t, err, fs.ErrNotExist)
 	require.ErrorIs(t, OS.SyncDir(filepath.Join(dir, "none")), fs.ErrNotExist)
 	f, err := CreateTemp(OS, dir, ".a", ".tmp")
@@ -80,4 +80,14 @@ func TestLock(t *testing.T) {
 	require.NoError(t, Lock(t.Context(), b))
 	require.NoError(t, b.Close())
 	require.Error(t, Lock(t.Context(), b))
+}
+
+func TestReadFileIsBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "f")
+	require.NoError(t, os.WriteFile(path, []byte("four"), 0o600))
+	b, err := ReadFile(OS, path, 4)
+	require.NoError(t, err)
+	require.Equal(t, "four", string(b))
+	_, err = ReadFile(OS, path, 3)
+	require.ErrorIs(t, err, ErrTooLarge)
 }

@@ -71,18 +71,23 @@ type Info struct {
 // ID is equal for names and handles of one file.
 type ID struct{ Device, Inode uint64 }
 
-// ReadFile reads a whole file.
-func ReadFile(fsys FS, path string) ([]byte, error) {
+// ErrTooLarge: a file is larger than it can be if it is one of ours.
+var ErrTooLarge = errors.New("file is too large")
+
+// ReadFile reads a whole file of at most limit bytes; a larger one is [ErrTooLarge].
+func ReadFile(fsys FS, path string, limit int64) ([]byte, error) {
 	f, err := fsys.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
+	b, err := io.ReadAll(io.NewSectionReader(f, 0, limit+1))
+	if err := errors.Join(err, f.Close()); err != nil {
+		return nil, err
 	}
-	b, err := io.ReadAll(io.NewSectionReader(f, 0, info.Size))
-	return b, errors.Join(err, f.Close())
+	if int64(len(b)) > limit {
+		return nil, fmt.Errorf("%w: %s has more than %d bytes", ErrTooLarge, path, limit)
+	}
+	return b, nil
 }
 
 // CreateTemp makes a file of a new name, for its owner only.

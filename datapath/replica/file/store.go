@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -226,7 +225,7 @@ func (s *Store) Documents(_ context.Context) (map[string][]byte, error) {
 		if !documentName.MatchString(n) {
 			continue
 		}
-		b, err := vfs.ReadFile(s.fs, filepath.Join(dir, n))
+		b, err := s.readFile(filepath.Join(dir, n), MaxDocumentBytes)
 		if err != nil {
 			return nil, fmt.Errorf("read document %s: %w", n, err)
 		}
@@ -245,18 +244,11 @@ func spaceErr(err error) error {
 
 // readFile reads a small file whole. One that is larger than ours can be is damage.
 func (s *Store) readFile(path string, limit int64) ([]byte, error) {
-	f, err := s.fs.OpenFile(path, os.O_RDONLY, 0)
-	if err != nil {
-		return nil, err
+	b, err := vfs.ReadFile(s.fs, path, limit)
+	if errors.Is(err, vfs.ErrTooLarge) {
+		err = fmt.Errorf("%w: %w", replica.ErrCorrupt, err)
 	}
-	b, err := io.ReadAll(io.NewSectionReader(f, 0, limit+1))
-	if err := errors.Join(err, f.Close()); err != nil {
-		return nil, err
-	}
-	if int64(len(b)) > limit {
-		return nil, fmt.Errorf("%s is larger than %d bytes: %w", path, limit, replica.ErrCorrupt)
-	}
-	return b, nil
+	return b, err
 }
 
 // writeFile replaces the file durably: whole or not at all.

@@ -41,7 +41,7 @@ func put(t *testing.T, f *FS, path, content string) {
 // get gives the content, and "-" when there is no such file.
 func get(t *testing.T, f *FS, path string) string {
 	t.Helper()
-	b, err := vfs.ReadFile(f, path)
+	b, err := vfs.ReadFile(f, path, 1<<20)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "-"
 	}
