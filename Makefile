@@ -36,12 +36,19 @@ demo: setup build ## the whole life of a three-machine application on real disks
 	$(BIN)/drover-demo --dir build/demo --bin $(BIN) $(if $(KEEP),--keep)
 
 .PHONY: test
-test: setup build lint unit fuzz e2e ## every test
+test: setup build lint unit model fuzz e2e ## every test
 
 .PHONY: unit
 unit: ## tests beside the code, with the race detector
 	CGO_ENABLED=1 go test -race -timeout 10m $$(go list ./... | grep -v -e /tests/e2e -e /tests/demo)
 	cd standalone && go test -timeout 10m ./...
+
+SEEDS ?= 200
+SEED  ?= 1
+
+.PHONY: model
+model: ## play SEEDS (200) random lives of a machine, from SEED (1) on, against a plain copy of its disks
+	go test -count=1 -timeout 2h ./tests/model -seeds $(SEEDS) -seed $(SEED)
 
 FUZZTIME ?= 20s
 
@@ -58,6 +65,11 @@ histories: setup build ## record the histories that the replay tests replay, fro
 	$(BIN)/drover-demo --dir /tmp/drover-histories --bin $(BIN) --histories tests/replay/testdata/cycle
 	rm -rf /tmp/drover-histories
 	DROVER_BIN=$(abspath $(BIN)) DROVER_HISTORIES=$(abspath tests/replay/testdata/killed) go test -count=1 -timeout 20m -run TestEveryProcessIsKilled ./tests/e2e/
+
+.PHONY: soak
+soak: ## hours: 10,000 random lives, and every decoder fuzzed for five minutes
+	$(MAKE) model SEEDS=10000 SEED=100000
+	$(MAKE) fuzz FUZZTIME=5m
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) $(WORKFLOWCHECK) ## formatting, linters, determinism of the workflows

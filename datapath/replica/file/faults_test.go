@@ -142,7 +142,7 @@ func TestWriteAtTheWrongPlace(t *testing.T) {
 	l, fs, s, w := lived(t)
 	newest := w.mf.newest().ID
 	first, second := w.m.imagePath(l.spec.Disks[0]), w.m.imagePath(l.spec.Disks[1])
-	b, err := vfs.ReadFile(fs, first)
+	b, err := vfs.ReadFile(fs, first, 64<<20)
 	require.NoError(t, err)
 	for _, path := range []string{first, second} {
 		var old []byte
