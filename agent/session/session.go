@@ -11,13 +11,9 @@ import (
 	"drover/datapath/wire"
 )
 
-// Bounds of a session.
-const (
-	maxOrders = 8 // orders that wait for the pass under way
-	// busyPause is how soon a cut is tried again that found no quiet moment though
-	// somebody waits for it.
-	busyPause = time.Second
-)
+// busyPause is how soon a cut is tried again that found no quiet moment though
+// somebody waits for it.
+const busyPause = time.Second
 
 // Refused is the server's refusal, or its end of the session.
 type Refused struct{ wire.Refuse }
@@ -36,9 +32,10 @@ type session struct {
 	cancel  context.CancelCauseFunc
 	wg      sync.WaitGroup
 
-	sums   chan *wire.Sums
-	orders chan wire.Order
-	room   chan struct{} // of size 1: a set was acknowledged
+	sums    chan *wire.Sums
+	orders  chan wire.Command // of size 1: the newest for a cut
+	release chan struct{}     // of size 1
+	room    chan struct{}     // of size 1: a set was acknowledged
 
 	clock  sync.Mutex
 	pinged time.Time
@@ -48,8 +45,9 @@ type session struct {
 	set     *openSet
 	fixed   bool // the open set may not be ended: its number was promised
 	emitted int64
-	passed  bool // a whole pass has been made in this session
-	final   bool // a final cut is wanted
+	passed  bool   // a whole pass has been made in this session
+	final   bool   // a final cut is wanted
+	obeyed  uint32 // the newest command that was taken up
 }
 
 // Run streams until ctx ends or the session does. A refusal is a *Refused.
@@ -65,7 +63,7 @@ func (s *Source) Run(ctx context.Context, t Target) error {
 	}
 	x := &session{
 		Source: s, conn: conn, epoch: t.Epoch, sums: make(chan *wire.Sums, 1),
-		orders: make(chan wire.Order, maxOrders), room: make(chan struct{}, 1),
+		orders: make(chan wire.Command, 1), release: make(chan struct{}, 1), room: make(chan struct{}, 1),
 	}
 	x.ctx, x.cancel = context.WithCancelCause(ctx)
 	stop := context.AfterFunc(x.ctx, func() { _ = conn.Close() })
@@ -171,11 +169,7 @@ func (x *session) read() error {
 				return errors.New("session: checksums that nobody asked for")
 			}
 		case *wire.Command:
-			select {
-			case x.orders <- m.Order:
-			default:
-				return errors.New("session: more orders than can be done")
-			}
+			x.ordered(*m)
 		case *wire.Pong:
 			x.clock.Lock()
 			pinged := x.pinged
@@ -237,13 +231,15 @@ func (x *session) loop() error {
 		select {
 		case <-x.ctx.Done():
 			return x.ctx.Err()
+		case <-x.release:
+			if err := x.thaw(); err != nil {
+				return err
+			}
+			timer.Reset(0)
+			continue
 		case o := <-x.orders:
 			if err := x.obey(o); err != nil {
 				return err
-			}
-			if o == wire.OrderRelease {
-				timer.Reset(0)
-				continue
 			}
 		case <-timer.C:
 			if x.frozen != nil {
@@ -265,23 +261,49 @@ func (x *session) loop() error {
 	}
 }
 
-// obey notes an order; the loop makes the cut.
-func (x *session) obey(o wire.Order) error {
-	switch o {
-	case wire.OrderCut:
-		return nil
-	case wire.OrderFinalCut:
-		x.final = true
-		return x.Thaw(x.ctx) // frozen already: that cut did not arrive
-	case wire.OrderRelease:
-		x.final = false
-		if x.frozen != nil {
-			x.Logger.Info("the machine is released")
-		}
-		defer x.showState()
-		return x.Thaw(x.ctx)
+// ordered hands a command to the loop. A newer one counts instead of one that nobody
+// has begun.
+func (x *session) ordered(c wire.Command) {
+	select {
+	case <-x.orders:
+	default:
 	}
-	return fmt.Errorf("session: unknown order %d", o)
+	if c.Order != wire.OrderRelease {
+		x.orders <- c // there is room: nobody else puts any
+		return
+	}
+	select {
+	case x.release <- struct{}{}:
+	default:
+	}
+}
+
+// obey notes an order; the loop makes the cut. A release that came before is obeyed
+// first.
+func (x *session) obey(c wire.Command) error {
+	select {
+	case <-x.release:
+		if err := x.thaw(); err != nil {
+			return err
+		}
+	default:
+	}
+	x.obeyed = c.ID
+	if c.Order != wire.OrderFinalCut {
+		return nil
+	}
+	x.final = true
+	return x.Thaw(x.ctx) // frozen already: that cut did not arrive
+}
+
+// thaw releases a machine that a final cut left frozen.
+func (x *session) thaw() error {
+	x.final = false
+	if x.frozen != nil {
+		x.Logger.Info("the machine is released")
+	}
+	defer x.showState()
+	return x.Thaw(x.ctx)
 }
 
 // checkHeld thaws a machine that was forgotten.

@@ -142,7 +142,7 @@ func (x *session) send(c changeset.Cut) error {
 	x.mu.Lock()
 	x.pending = append(x.pending, set.sent)
 	x.mu.Unlock()
-	return x.pack.tell(&wire.End{Seq: set.seq, Extents: set.extents, Cut: c})
+	return x.pack.tell(&wire.End{Seq: set.seq, Extents: set.extents, Cut: c, Answers: x.obeyed})
 }
 
 // breakOff puts an unfinished set back: it does not exist.

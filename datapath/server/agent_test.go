@@ -33,6 +33,7 @@ type agent struct {
 	mu      sync.Mutex
 	acks    []wire.Ack
 	orders  []wire.Order
+	obeyed  uint32 // the newest order's number
 	refusal *wire.Refuse
 }
 
@@ -91,6 +92,7 @@ func (a *agent) listen() {
 			a.acks = append(a.acks, *m)
 		case *wire.Command:
 			a.orders = append(a.orders, m.Order)
+			a.obeyed = max(a.obeyed, m.ID)
 		case *wire.Refuse:
 			a.refusal = m
 		case *wire.Sums:
@@ -186,7 +188,10 @@ func (a *agent) set(kind changeset.Kind, cut changeset.Cut, writes ...write) *wi
 	for _, w := range writes {
 		a.say(a.data(w))
 	}
-	a.say(&wire.End{Seq: seq, Extents: int64(len(writes)), Cut: cut})
+	a.mu.Lock()
+	obeyed := a.obeyed
+	a.mu.Unlock()
+	a.say(&wire.End{Seq: seq, Extents: int64(len(writes)), Cut: cut, Answers: obeyed})
 	require.Eventually(a.t, func() bool {
 		p, ok := a.acked(wire.Spooled, seq)
 		if ok {

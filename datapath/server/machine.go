@@ -46,8 +46,14 @@ type machine struct {
 	pipe    *pipeline.Pipeline
 	fenced  error
 	session *session
-	order   wire.Order    // asked for and not answered yet; 0 none
-	asked   int           // counts the orders
+	order   wire.Order // a cut that is asked for and not answered yet; 0 none
+	release bool       // the agent must be told to thaw
+	asked   uint32     // counts the orders
+	// answered is the newest order that a cut was begun after, and the cut's number.
+	answered struct {
+		order uint32
+		seq   ident.Seq
+	}
 	cutters int           // calls of Cut that wait for the order's answer
 	changed chan struct{} // closed and replaced at every change
 	seen    time.Time     // the agent was heard last, or the machine was taken up

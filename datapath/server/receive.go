@@ -228,6 +228,12 @@ func (x *session) answered(end *wire.End) {
 	x.m.mu.Lock()
 	defer x.m.mu.Unlock()
 	x.m.facts.freeze = end.Cut.Freeze
+	if end.Answers > x.m.answered.order && end.Cut.Consistency > 0 {
+		x.m.answered.order, x.m.answered.seq = end.Answers, end.Seq
+	}
+	if end.Answers != x.m.asked {
+		return
+	}
 	if x.m.order == wire.OrderCut && end.Cut.Consistency > 0 || x.m.order == wire.OrderFinalCut && end.Cut.Final {
 		x.m.order = 0
 	}

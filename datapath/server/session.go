@@ -339,7 +339,7 @@ func (x *session) wake() {
 // told is what the sender has told the agent.
 type told struct {
 	stored, applied ident.Seq
-	asked           int // the newest order
+	asked           uint32 // the newest order
 	greeted         bool
 }
 
@@ -372,10 +372,9 @@ func (x *session) send() {
 func (x *session) tell(t *told) error {
 	x.m.mu.Lock()
 	stored, applied, order, asked := x.m.facts.stored, x.m.facts.applied, x.m.order, x.m.asked
-	release := order == 0 && !x.m.rec.Held && !t.greeted // a source that a broken-off final cut froze thaws
-	if x.m.order == wire.OrderRelease {
-		x.m.order = 0
-	}
+	// A source thaws that a broken-off final cut froze; a release never waits for a cut.
+	release := x.m.release || order == 0 && !x.m.rec.Held && !t.greeted
+	x.m.release = false
 	x.m.mu.Unlock()
 	t.greeted = true
 	if applied.IsZero() {
@@ -396,12 +395,14 @@ func (x *session) tell(t *told) error {
 			return err
 		}
 	}
-	switch {
-	case release:
-		order = wire.OrderRelease
-	case order == 0 || asked == t.asked:
+	if release {
+		if err := x.conn.Send(&wire.Command{Order: wire.OrderRelease}); err != nil {
+			return err
+		}
+	}
+	if order == 0 || asked == t.asked {
 		return nil
 	}
 	t.asked = asked
-	return x.conn.Send(&wire.Command{Order: order})
+	return x.conn.Send(&wire.Command{Order: order, ID: asked})
 }

@@ -301,27 +301,23 @@ func (m *machine) cut(ctx context.Context, epoch ident.Epoch, final bool) (repli
 		order = wire.OrderFinalCut
 	}
 	held := final && m.rec.Held // an earlier try got it
-	var after ident.Seq
-	if m.pipe != nil {
-		tail, _ := m.pipe.Tail()
-		after = tail.Seq
-	}
+	var asked uint32
 	if !held {
-		m.ask(order)
+		asked = m.ask(order)
 		m.cutters++
 		defer m.withdraw()
 	}
 	m.mu.Unlock()
 	for {
 		m.mu.Lock()
-		changed, w := m.changed, m.writer
+		changed, w, answered := m.changed, m.writer, m.answered
 		err := m.lost(epoch)
 		m.mu.Unlock()
 		if err != nil {
 			return replica.Point{}, err
 		}
 		if w != nil {
-			if p, ok := newestPoint(w.State()); ok && p.Final == final && (held || p.ID > after) {
+			if p, ok := newestPoint(w.State()); ok && p.Final == final && (held || answered.order >= asked && p.ID >= answered.seq) {
 				return p, nil
 			}
 		}
@@ -346,13 +342,13 @@ func (m *machine) lost(epoch ident.Epoch) error {
 	return nil
 }
 
-// ask gives the agent an order, if it does not have it; mu is held.
-func (m *machine) ask(order wire.Order) {
-	if m.order != order {
-		m.order = order
-		m.asked++
-	}
+// ask gives the agent an order and gives its number: only a cut that is begun after
+// the agent has it answers it. mu is held.
+func (m *machine) ask(order wire.Order) uint32 {
+	m.order = order
+	m.asked++
 	m.notify()
+	return m.asked
 }
 
 // withdraw takes back the order for a cut when nobody waits for it any more.
@@ -360,7 +356,7 @@ func (m *machine) withdraw() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.cutters--
-	if m.cutters == 0 && m.order != wire.OrderRelease {
+	if m.cutters == 0 {
 		m.order = 0
 	}
 }
@@ -386,6 +382,7 @@ func (s *Server) Release(_ context.Context, id ident.MachineID, epoch ident.Epoc
 		return err
 	}
 	m.rec.Held, m.seen = false, time.Now()
-	m.ask(wire.OrderRelease)
+	m.release, m.order = true, 0
+	m.notify()
 	return nil
 }

@@ -153,7 +153,7 @@ func TestPingIsAnswered(t *testing.T) {
 		received <- err
 	}()
 	require.NoError(t, server.Send(&Ping{Time: before}))
-	require.NoError(t, server.Send(&Command{OrderCut}))
+	require.NoError(t, server.Send(&Command{Order: OrderCut}))
 	m, err := server.Receive()
 	require.NoError(t, err)
 	require.IsType(t, &Pong{}, m)
@@ -226,7 +226,7 @@ func TestRefuseReachesTheOtherSide(t *testing.T) {
 	require.NoError(t, err)
 	refusal := &Refuse{Code: CodeEpoch, Detail: "epoch 4 is the owner", RetryAfter: time.Minute}
 	require.NoError(t, server.Refuse(refusal))
-	require.ErrorIs(t, server.Send(&Command{OrderCut}), ErrRefused)
+	require.ErrorIs(t, server.Send(&Command{Order: OrderCut}), ErrRefused)
 	got, err := agent.Receive()
 	require.NoError(t, err)
 	require.Equal(t, refusal, got)
@@ -284,7 +284,7 @@ func TestCloseBetweenFrames(t *testing.T) {
 	require.NoError(t, server.Close())
 	_, err := agent.Receive()
 	require.Equal(t, io.EOF, err)
-	require.Error(t, server.Send(&Command{OrderCut}))
+	require.Error(t, server.Send(&Command{Order: OrderCut}))
 	_, err = server.Receive()
 	require.Error(t, err)
 }

@@ -264,6 +264,7 @@ func (m *End) marshal(e *encoder) {
 	e.flag(m.Cut.Final)
 	e.i64(int64(m.Cut.Freeze))
 	e.text(m.Cut.Note)
+	e.u32(m.Answers)
 	e.u16(uint16(len(m.Times)))
 	for i := range m.Times {
 		e.i64(m.Times[i].Chunks)
@@ -283,6 +284,7 @@ func (m *End) unmarshal(d *decoder) {
 	m.Cut.Final = d.flag()
 	m.Cut.Freeze = d.duration()
 	m.Cut.Note = d.text(maxNote)
+	m.Answers = d.u32()
 	n := int(d.u16())
 	if n > changeset.MaxDisks || n*timesBytes > len(d.b) {
 		d.fail("times of %d disks in %d bytes, at most %d", n, len(d.b), changeset.MaxDisks)

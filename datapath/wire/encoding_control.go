@@ -100,8 +100,15 @@ func (m *Progress) Validate() error {
 	return validDisk(m.Disk)
 }
 
-func (m *Command) marshal(e *encoder)   { e.u8(uint8(m.Order)) }
-func (m *Command) unmarshal(d *decoder) { m.Order = Order(d.u8()) }
+func (m *Command) marshal(e *encoder) {
+	e.u8(uint8(m.Order))
+	e.u32(m.ID)
+}
+
+func (m *Command) unmarshal(d *decoder) {
+	m.Order = Order(d.u8())
+	m.ID = d.u32()
+}
 
 // Validate checks the fields.
 func (m *Command) Validate() error {

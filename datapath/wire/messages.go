@@ -162,6 +162,8 @@ type End struct {
 	Seq     ident.Seq
 	Extents int64
 	Cut     changeset.Cut
+	// Answers is the newest command that had come when the cut was begun; 0 none.
+	Answers uint32
 	// Times are what the agent's stages took for the set's chunks, by disk.
 	Times []waterfall.Times
 }
@@ -216,8 +218,12 @@ const (
 	OrderRelease  Order = 3 // thaw after OrderFinalCut and go on
 )
 
-// Command asks the agent for something.
-type Command struct{ Order Order }
+// Command asks the agent for something. A newer one replaces the one before, but for
+// a release, which is always obeyed first.
+type Command struct {
+	Order Order
+	ID    uint32 // of a cut: rises within a session
+}
 
 // Ping asks for a Pong; both carry the sender's clock.
 type Ping struct{ Time time.Time }

@@ -69,6 +69,7 @@ type Rig struct {
 	Address string // of the server, the same at every start
 	stop    func() error
 
+	epoch     ident.Epoch // of the newest grant
 	source    *session.Source
 	stopAgent func()
 	mu        sync.Mutex
@@ -194,6 +195,7 @@ func (r *Rig) StartServer() {
 // Grant lets the machine stream in the epoch.
 func (r *Rig) Grant(epoch ident.Epoch, cut time.Duration) {
 	r.T.Helper()
+	r.epoch = epoch
 	spec := replica.Spec{Machine: r.Machine, Name: "m", KeyID: "k"}
 	for _, d := range r.Disks {
 		spec.Disks = append(spec.Disks, replica.Disk{Disk: changeset.Disk{ID: d.ID, Size: d.Size}, BackingUUID: d.BackingUUID})
@@ -266,13 +268,14 @@ func (r *Rig) Await(what string, ready func(pipe.Status) bool) pipe.Status {
 	return st
 }
 
-// AfterNow waits for a recovery point whose cut began after this call.
+// AfterNow waits for a recovery point whose cut was begun after this call.
 func (r *Rig) AfterNow() replica.Point {
 	r.T.Helper()
-	now := time.Now()
-	r.Await("a point from now on", func(st pipe.Status) bool { return st.PointTime.After(now) })
-	points := r.Points()
-	return points[len(points)-1]
+	ctx, cancel := context.WithTimeout(r.T.Context(), Limit)
+	defer cancel()
+	p, err := r.Server.Cut(ctx, r.Machine, r.epoch, false)
+	require.NoError(r.T, err, "a point from now on")
+	return p
 }
 
 // Reader reads the replica as anybody may.
