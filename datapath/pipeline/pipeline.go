@@ -95,6 +95,7 @@ type Pipeline struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	clock  *clock // of the goroutine that applies
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at every change of what follows
@@ -110,7 +111,7 @@ func Start(ctx context.Context, c Config) (*Pipeline, error) {
 	if c.Times == nil {
 		c.Times = new(waterfall.Table)
 	}
-	p := &Pipeline{Config: c, changed: make(chan struct{})}
+	p := &Pipeline{Config: c, clock: newClock(), changed: make(chan struct{})}
 	if err := p.recover(ctx); err != nil {
 		return nil, fmt.Errorf("take up the change sets of machine %s: %w", c.Machine, err)
 	}

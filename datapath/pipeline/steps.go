@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"drover/datapath/cachestore"
 	"drover/datapath/changeset"
@@ -120,7 +119,7 @@ func (p *Pipeline) thin(i *item) {
 	if i.entry.Seq%thinEvery != 0 {
 		return
 	}
-	old := replica.Thin(p.Writer.State().Points, p.Retention(), time.Now())
+	old := replica.Thin(p.Writer.State().Points, p.Retention(), p.clock.read())
 	if len(old) == 0 {
 		return
 	}

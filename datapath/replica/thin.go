@@ -28,21 +28,24 @@ func DefaultRetention() Retention {
 	}}
 }
 
-// Thin plans which points to delete. Order is by sequence; age is counted back
-// from the newest point's time, never from the wall clock, so that old points are
+// Thin plans which points to delete. Order is by sequence. Age is counted back
+// from the newest point's time, not from the wall clock, so that old points are
 // kept while no new one can be made. Of each interval the newest point stays, but
 // the strongest consistency wins. The newest point and held points always stay.
+//
+// Times come from clocks, and clocks jump; a wrong time may keep points for longer
+// than the policy says, but never makes one older than it can be: see [ages]. now is
+// the server's clock.
 func Thin(points []Point, r Retention, now time.Time) []ident.Seq {
 	if len(points) < 2 {
 		return nil
 	}
-	newest := points[len(points)-1].Time
+	ages := ages(points, now)
 	kept := map[[2]int64]int{} // (step, interval) -> index of the point that stays
 	drop := make([]bool, len(points))
 	for i := len(points) - 2; i >= 0; i-- {
 		p := points[i]
-		age := newest.Sub(p.Time)
-		step := stepOf(r, age)
+		step := stepOf(r, ages[i])
 		switch {
 		case isHeld(p, now):
 		case step < 0:
@@ -68,6 +71,32 @@ func Thin(points []Point, r Retention, now time.Time) []ident.Seq {
 		}
 	}
 	return plan
+}
+
+// ages says how old each point is at least.
+//
+//   - They are counted from the newest point's time, or from now if that is earlier:
+//     one point from the future makes no other one old.
+//   - A point from after that moment is no older than the point after it.
+//   - A point is never older than one before it in sequence: a clock that ran behind
+//     for a while makes nothing expire.
+func ages(points []Point, now time.Time) []time.Duration {
+	last := len(points) - 1
+	from := points[last].Time
+	if from.After(now) {
+		from = now
+	}
+	out := make([]time.Duration, len(points))
+	for i := last - 1; i >= 0; i-- {
+		out[i] = from.Sub(points[i].Time)
+		if out[i] < 0 {
+			out[i] = out[i+1]
+		}
+	}
+	for i := 1; i <= last; i++ {
+		out[i] = min(out[i], out[i-1])
+	}
+	return out
 }
 
 func stepOf(r Retention, age time.Duration) int {

@@ -151,6 +151,7 @@ func (x *session) finish(end *wire.End) error {
 	if err := x.chunks.Drain(); err != nil {
 		return alreadyTold(err)
 	}
+	end.Cut = x.dated(end.Cut)
 	summary, err := r.w.Finish(end.Cut)
 	if err == nil {
 		err = r.buffer.Flush()
@@ -163,6 +164,28 @@ func (x *session) finish(end *wire.End) error {
 	x.durable.Add(1)
 	x.commits <- &commit{r, summary, end, time.Now()}
 	return nil
+}
+
+// clockSlack is by how much a cut may seem to be from the future for no other reason
+// than how clocks are compared.
+const clockSlack = time.Second
+
+// dated corrects the time of a cut that would be in the future: all other points
+// would be old beside it. A source's clock that jumps is known only with the next Ping.
+func (x *session) dated(c changeset.Cut) changeset.Cut {
+	now := time.Now()
+	ahead := c.SourceTime.Add(c.ClockOffset).Sub(now)
+	if ahead <= 0 {
+		return c
+	}
+	c.ClockOffset = now.Sub(c.SourceTime)
+	if ahead > clockSlack {
+		x.log.Warn("the source's clock is ahead; the cut has the server's time", "machine", x.m.id.String(), "by", ahead.String())
+		if c.Note == "" {
+			c.Note = "the source's clock was ahead by " + ahead.Round(time.Second).String()
+		}
+	}
+	return c
 }
 
 // commit is a change set that was ended and is not durable yet.

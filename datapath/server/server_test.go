@@ -2,9 +2,11 @@ package server_test
 
 import (
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"drover/datapath/changeset"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/datapath/stream"
@@ -179,4 +181,31 @@ func TestUnknownMachine(t *testing.T) {
 	require.Equal(t, wire.CodeUnknownMachine, refusal.Code)
 	require.NoError(t, s.Revoke(t.Context(), machineID, 7), "absent is revoked")
 	require.ErrorIs(t, s.StartBase(t.Context(), machineID, 1, "", false), replica.ErrNotFound)
+}
+
+// Case 33 of the faults, on the agent's side: its clock jumps between two Pings. A cut
+// is never from the future, and points stay in their order.
+func TestCutFromTheFuture(t *testing.T) {
+	r := newRig(t)
+	s := r.granted()
+	a := s.connect()
+	a.base(r.src)
+	for _, by := range []time.Duration{24 * time.Hour, 200 * 365 * 24 * time.Hour, -time.Hour, 0} {
+		cut := crash()
+		cut.SourceTime = cut.SourceTime.Add(by)
+		require.Nil(t, a.set(changeset.Delta, cut, r.src.change(0, 1, r.noise(4096))))
+		a.await(wire.Applied, a.tail.Seq)
+		points := r.state().Points
+		p := points[len(points)-1]
+		require.Equal(t, a.tail.Seq, p.ID, "points are in the order of their numbers")
+		require.False(t, p.Time.After(time.Now()), "%s ahead: the point is of %s", by, p.Time)
+		require.Equal(t, by > 0, p.Note != "", p.Note)
+		require.False(t, s.status().StoredTime.After(time.Now()))
+	}
+	cut := crash()
+	cut.ClockOffset = 1<<63 - 1
+	require.Nil(t, a.set(changeset.Delta, cut, r.src.change(0, 1, r.noise(4096))))
+	a.await(wire.Applied, a.tail.Seq)
+	points := r.state().Points
+	require.False(t, points[len(points)-1].Time.After(time.Now()))
 }
