@@ -61,6 +61,9 @@ func (s *Source) Run(ctx context.Context, t Target) error {
 	if err != nil {
 		return err
 	}
+	if t.IdleTimeout > 0 {
+		conn.SetIdleTimeout(t.IdleTimeout)
+	}
 	x := &session{
 		Source: s, conn: conn, epoch: t.Epoch, sums: make(chan *wire.Sums, 1),
 		orders: make(chan wire.Command, 1), release: make(chan struct{}, 1), room: make(chan struct{}, 1),
@@ -203,7 +206,7 @@ func (x *session) ack(a *wire.Ack) error {
 
 // ping keeps the line alive and the clock's offset fresh.
 func (x *session) ping() {
-	ticker := time.NewTicker(wire.PingInterval)
+	ticker := time.NewTicker(x.conn.PingInterval())
 	defer ticker.Stop()
 	for {
 		select {

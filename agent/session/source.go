@@ -49,6 +49,8 @@ type Target struct {
 	TLS     *tls.Config
 	Dial    wire.DialFunc // nil: directly
 	Disks   []controlapi.Disk
+	// IdleTimeout ends a session that is silent. 0: wire's.
+	IdleTimeout time.Duration
 }
 
 // State is what the source is doing, one word and more, for people.

@@ -13,6 +13,8 @@ type metrics struct {
 	received prometheus.Counter
 	sets     *prometheus.CounterVec
 	broken   prometheus.Counter
+	dropped  *prometheus.CounterVec
+	register prometheus.Registerer // nil: nobody reads them
 }
 
 func newMetrics(r prometheus.Registerer, s *Server) *metrics {
@@ -26,11 +28,14 @@ func newMetrics(r prometheus.Registerer, s *Server) *metrics {
 			Name: "drover_stream_change_sets_total", Help: "Change sets that are spooled, stored, applied."}, []string{"level"}),
 		broken: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "drover_stream_broken_total", Help: "Times a machine was marked for resync."}),
+		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "drover_stream_dropped_total", Help: "Connections dropped before their hello was accepted, by why."}, []string{"why"}),
+		register: r,
 	}
 	if r == nil {
 		return m
 	}
-	r.MustRegister(m.sessions, m.refused, m.received, m.sets, m.broken,
+	r.MustRegister(m.sessions, m.refused, m.received, m.sets, m.broken, m.dropped,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "drover_spool_used_bytes", Help: "Bytes in the spool."},
 			func() float64 { used, _ := s.spool.Usage(); return float64(used) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "drover_spool_limit_bytes", Help: "Bytes the spool may take."},
@@ -62,4 +67,13 @@ func (w waits) Collect(out chan<- prometheus.Metric) {
 			}
 		}
 	}
+}
+
+// watchGate shows how many connections wait at the gate of a server that serves.
+func (m *metrics) watchGate(g *gate) {
+	if m.register == nil {
+		return
+	}
+	m.register.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "drover_stream_strangers",
+		Help: "Connections whose hello was not accepted yet."}, func() float64 { return float64(g.waiting()) }))
 }

@@ -49,6 +49,7 @@ func TestHelloRefused(t *testing.T) {
 		{"a disk more", agentPeer, func(h *wire.Hello) {
 			h.Disks = append(h.Disks, changeset.Disk{ID: ident.NewDiskID(other, "a"), Size: 4096})
 		}, wire.CodeDisks},
+		{"a disk twice", agentPeer, func(h *wire.Hello) { h.Disks[1] = h.Disks[0] }, wire.CodeDisks},
 		{"a disk less", agentPeer, func(h *wire.Hello) { h.Disks = h.Disks[:1] }, wire.CodeDisks},
 		{"a disk that has grown", agentPeer, func(h *wire.Hello) { h.Disks[1].Size += 4096 }, wire.CodeDisks},
 		{"a revoked certificate", agentPeer, func(*wire.Hello) { denied.Store(true) }, wire.CodeIdentity},

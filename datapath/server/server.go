@@ -3,6 +3,7 @@
 // has it carried on into the replica.
 //
 //	server.go   the server: sessions come in, a clean stop
+//	gate.go     connections before anybody knows whose they are
 //	streams.go  what the control plane asks for (stream.Streams)
 //	grant.go    grants on disk
 //	machine.go  one machine: replica, pipeline, what is known of it
@@ -55,7 +56,7 @@ const (
 	retryBroken  = 2 * time.Second // when a resync must be asked for first
 )
 
-// Config of a server. All fields but FS, DiskByID, Denied and Metrics are needed.
+// Config of a server. All fields but FS, DiskByID, Denied, Metrics and the timeouts are needed.
 type Config struct {
 	Name     string // in the certificate and in logs
 	StateDir string // grants and the spool
@@ -72,6 +73,9 @@ type Config struct {
 	Denied  func(ident.Peer) bool
 	Logger  *slog.Logger
 	Metrics prometheus.Registerer
+	// IdleTimeout ends a session that is silent; HandshakeTimeout a connection that has
+	// not said hello. 0: wire's.
+	IdleTimeout, HandshakeTimeout time.Duration
 }
 
 // Server is a process server's or master target's data path.
@@ -110,6 +114,12 @@ func New(c Config) (*Server, error) {
 	if c.FS == nil {
 		c.FS = vfs.OS
 	}
+	if c.IdleTimeout == 0 {
+		c.IdleTimeout = wire.IdleTimeout
+	}
+	if c.HandshakeTimeout == 0 {
+		c.HandshakeTimeout = wire.HandshakeTimeout
+	}
 	sp, err := spool.OpenFS(c.FS, filepath.Join(c.StateDir, "spool"), c.SpoolLimit)
 	if err != nil {
 		return nil, err
@@ -143,12 +153,14 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	mux.HandleFunc(wire.Path, s.upgrade)
 	srv := &http.Server{
 		Handler: mux, TLSConfig: s.TLS, MaxHeaderBytes: maxHeaders,
-		ReadTimeout: wire.HandshakeTimeout, ReadHeaderTimeout: wire.HandshakeTimeout,
+		ReadTimeout: s.HandshakeTimeout, ReadHeaderTimeout: s.HandshakeTimeout, ConnContext: withStranger,
 		IdleTimeout: wire.IdleTimeout, ErrorLog: slog.NewLogLogger(s.Logger.Handler(), slog.LevelDebug),
 		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){}, // HTTP/1.1 only
 	}
 	failed, served := make(chan error, 1), make(chan struct{})
-	go func() { defer close(served); failed <- srv.ServeTLS(listener, "", "") }()
+	gate := newGate(listener, s.HandshakeTimeout, s.metrics)
+	s.metrics.watchGate(gate)
+	go func() { defer close(served); failed <- srv.ServeTLS(gate, "", "") }()
 	watched := make(chan struct{})
 	watching, stopWatching := context.WithCancel(ctx)
 	go func() { defer close(watched); s.watch(watching) }()
@@ -234,7 +246,8 @@ func (s *Server) upgrade(w http.ResponseWriter, r *http.Request) {
 		s.Logger.Warn("a connection for a stream was refused", "remote", r.RemoteAddr, "error", err.Error())
 		return
 	}
-	s.session(conn)
+	conn.SetIdleTimeout(s.IdleTimeout)
+	s.session(conn, known(r))
 }
 
 func (s *Server) enter() bool {

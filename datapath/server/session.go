@@ -66,11 +66,11 @@ func refuse(code wire.Code, retry time.Duration, format string, args ...any) err
 	return &refused{wire.Refuse{Code: code, Detail: detail, RetryAfter: retry}}
 }
 
-// session runs one session to its end.
-func (s *Server) session(conn *wire.Conn) {
+// session runs one session to its end; known is called when its hello is accepted.
+func (s *Server) session(conn *wire.Conn, known func()) {
 	defer func() { _ = conn.Close() }()
 	log := s.Logger.With("peer", conn.Peer().String(), "remote", conn.RemoteAddr().String())
-	x, err := s.handshake(conn, log)
+	x, err := s.handshake(conn, known, log)
 	if err == nil {
 		s.metrics.sessions.Inc()
 		log.Info("session begins", "machine", x.m.id.String(), "epoch", x.header.Epoch)
@@ -99,7 +99,7 @@ func (s *Server) session(conn *wire.Conn) {
 }
 
 // handshake takes the Hello and admits the session or refuses it.
-func (s *Server) handshake(conn *wire.Conn, log *slog.Logger) (*session, error) {
+func (s *Server) handshake(conn *wire.Conn, known func(), log *slog.Logger) (*session, error) {
 	waiting := context.AfterFunc(s.halt, func() { _ = conn.Close() })
 	first, err := conn.Receive()
 	waiting()
@@ -114,6 +114,7 @@ func (s *Server) handshake(conn *wire.Conn, log *slog.Logger) (*session, error) 
 	if err != nil {
 		return nil, err
 	}
+	known() // the rest can take as long as reading disks
 	x, welcome, err := m.admit(conn, hello, log)
 	if err != nil {
 		return nil, err
@@ -156,9 +157,11 @@ func (s *Server) identify(peer ident.Peer, hello *wire.Hello) (*machine, error) 
 
 // sameAsGranted checks the agent's disks against the granted ones, in any order.
 func sameAsGranted(have []changeset.Disk, granted []replica.Disk) error {
-	for _, d := range have {
+	for n, d := range have {
 		i := slices.IndexFunc(granted, func(g replica.Disk) bool { return g.ID == d.ID })
 		switch {
+		case slices.ContainsFunc(have[:n], func(h changeset.Disk) bool { return h.ID == d.ID }):
+			return refuse(wire.CodeDisks, 0, "disk %s is named twice", d.ID)
 		case i < 0:
 			return refuse(wire.CodeDisks, 0, "disk %s is not one of the machine's protected disks", d.ID)
 		case granted[i].Size != d.Size:
@@ -345,7 +348,7 @@ type told struct {
 
 // send tells the agent of progress and of orders, and keeps the line alive.
 func (x *session) send() {
-	ticker := time.NewTicker(wire.PingInterval)
+	ticker := time.NewTicker(x.conn.PingInterval())
 	defer ticker.Stop()
 	var t told
 	for {

@@ -38,6 +38,7 @@ type Conn struct {
 	conn closeWriter
 	peer ident.Peer
 
+	idle          time.Duration
 	read, written atomic.Int64
 
 	// sending
@@ -68,7 +69,7 @@ func newConn(c closeWriter, peer ident.Peer, self side, early io.Reader) *Conn {
 	if self == fromAgent {
 		other = fromServer
 	}
-	conn := &Conn{conn: c, peer: peer, out: frameState{from: self}, in: frameState{from: other}}
+	conn := &Conn{conn: c, peer: peer, idle: IdleTimeout, out: frameState{from: self}, in: frameState{from: other}}
 	conn.w = bufio.NewWriterSize((*meteredWriter)(conn), bufferBytes)
 	var r io.Reader = (*meteredReader)(conn)
 	if early != nil {
@@ -89,6 +90,13 @@ func (c *Conn) BytesRead() int64 { return c.read.Load() }
 
 // BytesWritten counts the bytes of frames sent.
 func (c *Conn) BytesWritten() int64 { return c.written.Load() }
+
+// SetIdleTimeout sets another time than IdleTimeout, before anything is sent or
+// received. Both sides of a session use the same.
+func (c *Conn) SetIdleTimeout(d time.Duration) { c.idle = d }
+
+// PingInterval is how often each side sends a Ping, for the other not to close.
+func (c *Conn) PingInterval() time.Duration { return c.idle / (IdleTimeout / PingInterval) }
 
 // SetNonce sets the session's nonce for both directions. Sending or receiving a
 // Welcome does it already.
@@ -231,7 +239,7 @@ func (w *meteredWriter) Write(p []byte) (n int, err error) {
 	const chunk = 16 << 10
 	for n < len(p) {
 		part := p[n:min(n+chunk, len(p))]
-		if err := w.conn.SetWriteDeadline(time.Now().Add(IdleTimeout)); err != nil {
+		if err := w.conn.SetWriteDeadline(time.Now().Add(w.idle)); err != nil {
 			return n, err
 		}
 		k, err := w.conn.Write(part)
@@ -251,7 +259,7 @@ func (r *meteredReader) Read(p []byte) (int, error) {
 	r.lingerMu.Lock()
 	deadline := r.linger
 	if deadline.IsZero() {
-		deadline = time.Now().Add(IdleTimeout)
+		deadline = time.Now().Add(r.idle)
 	}
 	err := r.conn.SetReadDeadline(deadline)
 	r.lingerMu.Unlock()
