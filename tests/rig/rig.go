@@ -62,6 +62,8 @@ type Rig struct {
 	Compression codec.Choice
 	// FS is where the server's files are; nil: the system's, in Dir.
 	FS vfs.FS
+	// IdleTimeout of both sides; 0: wire's.
+	IdleTimeout time.Duration
 	// Configure changes the server's configuration before it starts; nil: as it is.
 	Configure func(*server.Config)
 
@@ -126,6 +128,12 @@ func (r *Rig) State() session.State { return r.source.State() }
 // AgentPeer is who the agent's certificate says it is.
 func (r *Rig) AgentPeer() ident.Peer { return wiretest.Agent(r.Machine) }
 
+// StateDir is the server's state: grants and the spool.
+func (r *Rig) StateDir() string { return filepath.Join(r.Dir, "server") }
+
+// StoreDir is the replica store.
+func (r *Rig) StoreDir() string { return filepath.Join(r.Dir, "store") }
+
 // Path is the image file of a disk.
 func (r *Rig) Path(uuid string) string { return filepath.Join(r.Dir, "disk-"+uuid) }
 
@@ -153,7 +161,7 @@ func (r *Rig) fs() vfs.FS {
 
 func (r *Rig) store() *file.Store {
 	r.T.Helper()
-	store, err := file.OpenFS(r.fs(), filepath.Join(r.Dir, "store"))
+	store, err := file.OpenFS(r.fs(), r.StoreDir())
 	require.NoError(r.T, err)
 	return store
 }
@@ -165,11 +173,12 @@ func (r *Rig) StartServer() {
 	cache, err := cachestore.NewDirectoryFS(r.fs(), filepath.Join(r.Dir, "cache"))
 	require.NoError(r.T, err)
 	config := server.Config{
-		Name: ServerPeer.Name, StateDir: filepath.Join(r.Dir, "server"), TLS: r.CA.Server(ServerPeer), FS: r.fs(),
+		Name: ServerPeer.Name, StateDir: r.StateDir(), TLS: r.CA.Server(ServerPeer), FS: r.fs(),
 		Store: store, Cache: cache, SpoolLimit: 1 << 30, Logger: r.Log().With("side", "server"),
 		Keys: func(context.Context, ident.MachineID, string) (changeset.Key, error) {
 			return changeset.Key{ID: "k", Secret: [32]byte{7}}, nil
 		},
+		IdleTimeout: r.IdleTimeout,
 	}
 	if r.Configure != nil {
 		r.Configure(&config)
@@ -226,7 +235,8 @@ func (r *Rig) agent(epoch ident.Epoch) (*session.Source, func()) {
 		Machine: r.Machine, Instance: Instance, Version: "test", Tracker: scan.New(), Hooks: r.Hooks,
 		Find: r.find, Logger: r.Log().With("side", "agent"),
 	})
-	target := session.Target{Epoch: epoch, Address: r.Address, TLS: r.CA.Client(r.AgentPeer(), ServerPeer), Dial: r.Dial, Disks: slices.Clone(r.Disks)}
+	target := session.Target{Epoch: epoch, Address: r.Address, TLS: r.CA.Client(r.AgentPeer(), ServerPeer), Dial: r.Dial, Disks: slices.Clone(r.Disks),
+		IdleTimeout: r.IdleTimeout}
 	if r.Via != "" {
 		target.Address = r.Via
 	}
