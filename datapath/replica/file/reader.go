@@ -176,7 +176,8 @@ func (d *diskReader) refreshChain() error {
 	return nil
 }
 
-// refreshFile reads the entries that are new in the file. One that is not whole is
+// refreshFile reads the entries that are new in the file. One that is not whole (of
+// those that are not published its data too: power may have failed) is
 // being written, or is damage when it was published.
 func (d *diskReader) refreshFile(p published) error {
 	f := d.files[p.name]
@@ -193,7 +194,7 @@ func (d *diskReader) refreshFile(p published) error {
 		return err
 	}
 	var added []run
-	f.end, err = scanUndo(f.f, f.end, st.Size, st.Size, func(e entry) error {
+	f.end, err = scanUndo(f.f, f.end, st.Size, p.end, func(e entry) error {
 		if e.disk == d.id {
 			added = append(added, run{off: e.offset, end: e.end(), src: f, e: e})
 		}
