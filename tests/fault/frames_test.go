@@ -187,21 +187,14 @@ func TestCase05FramesOfARealAgent(t *testing.T) {
 	require.Equal(t, uint32(1), r.Status().Generation)
 }
 
-// TestCase29ReplayedAndSplicedFrames: frames of an earlier session, of an older epoch and
-// of another disk.
-func TestCase29ReplayedAndSplicedFrames(t *testing.T) {
-	r := still(t, tail, tail)
-	p := join(t, r)
-	recorded := p.conversation()
-	p.write(sealed(recorded)...)
-	code, acks := p.end()
-	require.Zero(t, code)
-	require.Equal(t, 1, acks)
-	before := quiet(r)
-	for name, c := range map[string]struct {
-		want wire.Code
-		say  func(p *peer) [][]byte
-	}{
+// replay is what a peer says with frames of a session before, and how that is refused.
+type replay struct {
+	want wire.Code
+	say  func(p *peer) [][]byte
+}
+
+func replays(r *rig.Rig, recorded []frame) map[string]replay {
+	return map[string]replay{
 		"as they were": {wire.CodeBadFrame, func(*peer) [][]byte { return sealed(recorded) }},
 		"with this session's nonce": {wire.CodeGap, func(p *peer) [][]byte {
 			again := slices.Clone(recorded)
@@ -233,7 +226,21 @@ func TestCase29ReplayedAndSplicedFrames(t *testing.T) {
 			d.Extents[0].Offset += rig.Block
 			return [][]byte{p.of(wire.KindBegin, p.begin()).seal(), p.of(wire.KindData, d).seal()}
 		}},
-	} {
+	}
+}
+
+// TestCase29ReplayedAndSplicedFrames: frames of an earlier session, of an older epoch and
+// of another disk.
+func TestCase29ReplayedAndSplicedFrames(t *testing.T) {
+	r := still(t, tail, tail)
+	p := join(t, r)
+	recorded := p.conversation()
+	p.write(sealed(recorded)...)
+	code, acks := p.end()
+	require.Zero(t, code)
+	require.Equal(t, 1, acks)
+	before := quiet(r)
+	for name, c := range replays(r, recorded) {
 		p := join(t, r)
 		p.write(c.say(p)...)
 		code, acks := p.outcome()

@@ -123,6 +123,29 @@ func allocated() uint64 {
 	return m.TotalAlloc
 }
 
+// crowd opens n connections, several at once, and gives the bytes that were allocated
+// for each, at both ends. They talk before a welcome, so that they need not wait for
+// each other.
+func crowd(t *testing.T, r *rig.Rig, n int, talk func(p *peer)) uint64 {
+	t.Helper()
+	const workers = 8
+	begin := allocated()
+	var wg sync.WaitGroup
+	for w := range workers {
+		wg.Go(func() {
+			for i := w; i < n; i += workers {
+				p, err := dial(t, r, r.CA.Client(r.AgentPeer(), rig.ServerPeer), wire.UpgradeToken)
+				if err == nil {
+					talk(p)
+					_ = p.conn.Close()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return (allocated() - begin) / uint64(n)
+}
+
 // TestCase26HostileLengths: they are refused before memory is allocated for them, also
 // when thousands of connections send them at once.
 func TestCase26HostileLengths(t *testing.T) {
@@ -134,35 +157,17 @@ func TestCase26HostileLengths(t *testing.T) {
 		unchanged(t, r, before, h.name)
 	}
 
-	const connections, workers = 2000, 8
-	// Before the welcome, so that they need not wait for each other.
-	run := func(n int, talk func(p *peer)) uint64 {
-		begin := allocated()
-		var wg sync.WaitGroup
-		for w := range workers {
-			wg.Go(func() {
-				for i := w; i < n; i += workers {
-					p, err := dial(t, r, r.CA.Client(r.AgentPeer(), rig.ServerPeer), wire.UpgradeToken)
-					if err == nil {
-						talk(p)
-						_ = p.conn.Close()
-					}
-				}
-			})
-		}
-		wg.Wait()
-		return (allocated() - begin) / uint64(n)
-	}
+	const connections = 2000
 	other := wiretest.Agent(ident.MachineID{1})
 	stranger := hello(r)
 	stranger.Machine, _ = other.Machine()
-	honest := run(100, func(p *peer) { // refused as well, after a good hello
+	honest := crowd(t, r, 100, func(p *peer) { // refused as well, after a good hello
 		p.write(p.of(wire.KindHello, stranger).seal())
 		_, _ = p.outcome()
 	})
 	var mu sync.Mutex
 	refused, n := 0, 0
-	each := run(connections, func(p *peer) {
+	each := crowd(t, r, connections, func(p *peer) {
 		f := p.of(wire.KindHello, hello(r))
 		mu.Lock()
 		n++

@@ -180,59 +180,65 @@ func TestCase06LinkSlowerThanTheWrites(t *testing.T) {
 	l.right()
 }
 
+// other is another server, which knows the machine if it has a grant.
+func (l *line) other(t *testing.T, grant bool, change func(*server.Config)) *rig.Rig {
+	t.Helper()
+	o := rig.New(t, mib)
+	o.CA, o.Machine, o.Disks, o.Configure = l.CA, l.Machine, l.Disks, change
+	o.StartServer()
+	if grant {
+		o.Grant(1, cut)
+	}
+	return o
+}
+
+// visit gives the address to somebody else for a while, and how sessions end there.
+func (l *line) visit(t *testing.T, address string) []error {
+	t.Helper()
+	l.Retarget(address)
+	ended := len(l.Ended())
+	l.Cut()
+	l.burst(8)
+	require.Eventually(t, func() bool { return len(l.Ended()) >= ended+4 }, soon, often)
+	errs := l.Ended()[ended+1:]
+	l.Retarget(l.Rig.Address)
+	l.right()
+	return errs
+}
+
 // TestCase07AddressOfAnotherServer: whoever has the address now is found out, and
 // nothing is written there.
 func TestCase07AddressOfAnotherServer(t *testing.T) {
 	l := newLine(t, idle, cut, mib)
 	l.right()
-	other := func(t *testing.T, grant bool, change func(*server.Config)) *rig.Rig {
-		o := rig.New(t, mib)
-		o.CA, o.Machine, o.Disks, o.Configure = l.CA, l.Machine, l.Disks, change
-		o.StartServer()
-		if grant {
-			o.Grant(1, cut)
-		}
-		return o
-	}
-	visit := func(t *testing.T, address string) []error {
-		l.Retarget(address)
-		ended := len(l.Ended())
-		l.Cut()
-		l.burst(8)
-		require.Eventually(t, func() bool { return len(l.Ended()) >= ended+4 }, soon, often)
-		errs := l.Ended()[ended+1:]
-		l.Retarget(l.Rig.Address)
-		l.right()
-		return errs
-	}
 	t.Run("of another name", func(t *testing.T) {
 		peer := ident.Peer{Role: ident.RoleProcessServer, Name: "ps-2"}
-		o := other(t, true, func(c *server.Config) { c.TLS = l.CA.Server(peer) })
-		for _, err := range visit(t, o.Address)[:2] {
+		o := l.other(t, true, func(c *server.Config) { c.TLS = l.CA.Server(peer) })
+		for _, err := range l.visit(t, o.Address)[:2] {
 			require.ErrorContains(t, err, "ps-2")
 		}
 		require.True(t, o.Status().LastSeen.IsZero())
 		require.Empty(t, files(t, filepath.Join(o.StateDir(), "spool")))
 	})
 	t.Run("of another CA", func(t *testing.T) {
-		o := other(t, true, func(c *server.Config) { c.TLS = wiretest.NewCA(t).Server(rig.ServerPeer) })
-		for _, err := range visit(t, o.Address)[:2] {
+		o := l.other(t, true, func(c *server.Config) { c.TLS = wiretest.NewCA(t).Server(rig.ServerPeer) })
+		for _, err := range l.visit(t, o.Address)[:2] {
 			require.ErrorContains(t, err, "certificate")
 		}
 		require.True(t, o.Status().LastSeen.IsZero())
 	})
 	t.Run("without a grant", func(t *testing.T) {
-		o := other(t, false, nil)
-		r := refusal(visit(t, o.Address))
+		o := l.other(t, false, nil)
+		r := refusal(l.visit(t, o.Address))
 		require.NotNil(t, r)
 		require.Equal(t, wire.CodeUnknownMachine, r.Code)
 		require.Empty(t, files(t, o.StateDir()))
 		require.Empty(t, files(t, filepath.Join(o.Dir, "cache")))
 	})
 	t.Run("with another epoch's grant", func(t *testing.T) {
-		o := other(t, false, nil)
+		o := l.other(t, false, nil)
 		o.Grant(9, cut)
-		r := refusal(visit(t, o.Address))
+		r := refusal(l.visit(t, o.Address))
 		require.NotNil(t, r)
 		require.Equal(t, wire.CodeEpoch, r.Code)
 		require.Empty(t, files(t, filepath.Join(o.StateDir(), "spool")))
@@ -251,7 +257,7 @@ func TestCase07AddressOfAnotherServer(t *testing.T) {
 				_ = c.Close()
 			}
 		})
-		errs := visit(t, listener.Addr().String())
+		errs := l.visit(t, listener.Addr().String())
 		require.NoError(t, listener.Close())
 		done.Wait()
 		var strange tls.RecordHeaderError
