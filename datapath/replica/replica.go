@@ -100,6 +100,9 @@ type State struct {
 
 // Store keeps replicas of many machines.
 type Store interface {
+	// ID is the store's own: the same however it is reached, and no other store's.
+	// It is made when it is asked for first.
+	ID(ctx context.Context) (string, error)
 	// OpenWriter opens the machine's replica for the owner of the epoch, making it
 	// when absent. An epoch higher than the store's raises it; a lower one is
 	// refused with ErrFenced. Disks that grew are grown; any other change of the

@@ -8,6 +8,7 @@
 //	grant.go    grants on disk
 //	machine.go  one machine: replica, pipeline, what is known of it
 //	status.go   what is told of it
+//	places.go   which store and spool are the server's
 //	session.go  one agent's session: hello, welcome, the loop
 //	receive.go  a change set, from Begin to End
 //	chunk.go    its chunks: checked beside each other, written in order
@@ -126,6 +127,9 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{Config: c, spool: sp, machines: map[ident.MachineID]*machine{}, started: time.Now(),
 		checking: make(chan struct{}, 2*runtime.GOMAXPROCS(0)), scratch: sync.Pool{New: newScratch}, appliers: make(chan struct{}, max(minAppliers, runtime.GOMAXPROCS(0)))}
+	if err := s.checkPlaces(context.Background()); err != nil {
+		return nil, fmt.Errorf("start %s: %w", c.Name, err)
+	}
 	s.halt, s.stopped = context.WithCancel(context.Background())
 	s.metrics = newMetrics(c.Metrics, s)
 	if err := durable.MkdirAll(s.FS, s.grantDir(), 0o700); err != nil {

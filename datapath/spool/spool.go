@@ -4,6 +4,7 @@
 //
 //	<dir>/<machine id>/<sequence>-<epoch>.cs    committed
 //	<dir>/<machine id>/<sequence>-<epoch>.tmp   being written; removed by Open
+//	<dir>/spool.json                            the spool's identity
 package spool
 
 import (
@@ -35,6 +36,9 @@ const (
 	suffix     = ".cs"
 	tempSuffix = ".tmp"
 	nameFormat = "%020d-%020d"
+
+	identityName = "spool.json"
+
 	// minFree is what must be left for a change set to be begun at all.
 	minFree = 64 << 10
 )
@@ -139,6 +143,15 @@ func (s *Spool) Usage() (used, limit int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.used, s.limit
+}
+
+// ID reads the spool's identity, making it when there is none.
+func (s *Spool) ID() (string, error) {
+	id, err := durable.Identity(s.fs, filepath.Join(s.dir, identityName))
+	if err != nil {
+		return "", fmt.Errorf("identity of the spool: %w", err)
+	}
+	return id, nil
 }
 
 // Close closes the spool. Files that are being written are their owners'.

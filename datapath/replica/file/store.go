@@ -34,6 +34,7 @@ const MaxDocumentBytes = 64 << 10
 const (
 	machinesDir  = "machines"
 	documentsDir = "documents"
+	identityName = "store.json"
 	removedMark  = ".removed-" // prefix of machines that are being deleted
 	dirMode      = 0o750
 	fileMode     = 0o640
@@ -90,6 +91,15 @@ func IsStore(dir string) error {
 		return err
 	}
 	return fmt.Errorf("%s is not a replica store: it has no directory %s", dir, machinesDir)
+}
+
+// ID reads the store's identity, making it when there is none.
+func (s *Store) ID(context.Context) (string, error) {
+	id, err := durable.Identity(s.fs, filepath.Join(s.dir, identityName))
+	if err != nil {
+		return "", fmt.Errorf("identity of replica store %s: %w", s.dir, spaceErr(err))
+	}
+	return id, nil
 }
 
 // Close ends the use of the store. Writers and readers are closed by their owners.

@@ -28,6 +28,7 @@ func Run(t *testing.T, open func(t *testing.T, dir string) replica.Store) {
 		"disks grow, shrink, go and come":             testDisks,
 		"removal":                                     testRemove,
 		"documents":                                   testDocuments,
+		"a store is known by its identity":            testIdentity,
 		"not found":                                   testNotFound,
 		"readers in another handle see what is new":   testReaders,
 		"model: all kept points read as they were":    testModel,

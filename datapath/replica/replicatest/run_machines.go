@@ -134,3 +134,16 @@ func testNotFound(t *testing.T, open opener) {
 	require.NoError(t, err)
 	require.Len(t, ids, 1)
 }
+
+func testIdentity(t *testing.T, open opener) {
+	dir := t.TempDir()
+	id, err := open(t, dir).ID(t.Context())
+	require.NoError(t, err)
+	require.NotEmpty(t, id)
+	again, err := open(t, dir).ID(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, id, again)
+	other, err := open(t, t.TempDir()).ID(t.Context())
+	require.NoError(t, err)
+	require.NotEqual(t, id, other)
+}
