@@ -36,7 +36,7 @@ demo: setup build ## the whole life of a three-machine application on real disks
 	$(BIN)/drover-demo --dir build/demo --bin $(BIN) $(if $(KEEP),--keep)
 
 .PHONY: test
-test: setup build lint unit model fuzz e2e ## every test
+test: setup build lint unit model kill-matrix fuzz e2e ## every test
 
 .PHONY: unit
 unit: ## tests beside the code, with the race detector
@@ -55,6 +55,10 @@ FUZZTIME ?= 20s
 .PHONY: fuzz
 fuzz: ## fuzz every decoder for FUZZTIME (20s), two at a time; what is found is kept in testdata/fuzz
 	go run ./tests/fuzz/run -time $(FUZZTIME)
+
+.PHONY: kill-matrix
+kill-matrix: ## agent and server killed with SIGKILL at every step that makes something durable
+	go test -tags failpoint -count=1 -timeout 5m ./datapath/failpoint/ ./tests/kill/
 
 .PHONY: e2e
 e2e: setup build ## the whole cycle, and every process killed once

@@ -7,6 +7,7 @@ import (
 	"drover/datapath/changeset"
 	"drover/datapath/codec"
 	"drover/datapath/compress"
+	"drover/datapath/failpoint"
 	"drover/datapath/ordered"
 	"drover/datapath/waterfall"
 	"drover/datapath/wire"
@@ -148,6 +149,7 @@ func (k *packer) send(p *pack, err error) error {
 	}
 	if err == nil {
 		err = k.conn.Send(&p.data)
+		failpoint.Hit(failpoint.AgentSend)
 	}
 	if err == nil {
 		p.lap.Done(waterfall.Net)

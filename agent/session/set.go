@@ -5,6 +5,7 @@ import (
 
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
+	"drover/datapath/failpoint"
 	"drover/datapath/ident"
 	"drover/datapath/wire"
 )
@@ -92,6 +93,7 @@ func (x *session) emit(e changeset.Extent) error {
 	}
 	// Noted before it is sent: what may have arrived is read again if the set breaks off.
 	x.note(e)
+	failpoint.Hit(failpoint.AgentRead)
 	return x.pack.add(e, x.Tracker.Hashed())
 }
 

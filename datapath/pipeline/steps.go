@@ -7,6 +7,7 @@ import (
 
 	"drover/datapath/cachestore"
 	"drover/datapath/changeset"
+	"drover/datapath/failpoint"
 	"drover/datapath/replica"
 	"drover/datapath/waterfall"
 )
@@ -31,10 +32,12 @@ func (p *Pipeline) storeNext() error {
 	if err != nil {
 		return err
 	}
+	failpoint.Hit(failpoint.Store)
 	err = p.Cache.Put(p.ctx, next.name(), content, content.Size())
 	if err := errors.Join(err, content.Close()); err != nil {
 		return fmt.Errorf("store change set %d: %w", next.entry.Seq, err)
 	}
+	failpoint.Hit(failpoint.Stored)
 	p.mu.Lock()
 	next.done(p.Times, waterfall.Upload)
 	next.stored = true
@@ -62,6 +65,7 @@ func (p *Pipeline) applyNext() error {
 		return fmt.Errorf("apply change set %d: %w", next.entry.Seq, err)
 	}
 	next.done(p.Times, waterfall.Apply)
+	failpoint.Hit(failpoint.Applied)
 	// The position is durable: what is left of the set is of no use any more.
 	err = errors.Join(p.Spool.Remove(next.entry), p.Cache.Delete(p.ctx, next.name()))
 	if err != nil && p.ctx.Err() == nil {

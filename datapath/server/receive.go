@@ -9,6 +9,7 @@ import (
 
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
+	"drover/datapath/failpoint"
 	"drover/datapath/ident"
 	"drover/datapath/spool"
 	"drover/datapath/waterfall"
@@ -229,6 +230,7 @@ func (x *session) commit(c *commit) error {
 	}
 	x.pipe.Add(entry, c.summary, c.chunks, c.held)
 	x.m.s.metrics.sets.WithLabelValues("spooled").Inc()
+	failpoint.Hit(failpoint.Ack)
 	return x.conn.Send(&wire.Ack{Level: wire.Spooled, Position: c.summary.Position()})
 }
 

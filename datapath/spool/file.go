@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"drover/datapath/failpoint"
 	"drover/datapath/ident"
 	"drover/datapath/vfs"
 )
@@ -46,6 +47,7 @@ func (f *File) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := f.file.Write(p)
+	failpoint.Hit(failpoint.SpoolWrite)
 	f.entry.Size += int64(n)
 	f.spool.release(int64(len(p) - n))
 	if err != nil {
@@ -65,9 +67,11 @@ func (f *File) Commit() (Entry, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Entry{}, errors.Join(err, f.Abort())
 	}
+	failpoint.Hit(failpoint.SpoolSync)
 	if err := f.file.Sync(); err != nil {
 		return Entry{}, errors.Join(failed(f.entry.Seq, err), f.Abort())
 	}
+	failpoint.Hit(failpoint.SpoolSynced)
 	if err := fsys.Rename(f.path+tempSuffix, f.path+suffix); err != nil {
 		return Entry{}, errors.Join(failed(f.entry.Seq, err), f.Abort())
 	}
@@ -76,6 +80,7 @@ func (f *File) Commit() (Entry, error) {
 	if err := errors.Join(f.file.Close(), fsys.SyncDir(filepath.Dir(f.path)), fsys.SyncDir(f.spool.dir)); err != nil {
 		return Entry{}, failed(f.entry.Seq, err)
 	}
+	failpoint.Hit(failpoint.SpoolCommitted)
 	return f.entry, nil
 }
 

@@ -59,7 +59,7 @@ func root(t *testing.T) string {
 // counts.
 var arrows = map[string][]string{
 	"datapath": {"datapath"},
-	"agent": {"agent", "datapath/durable", "datapath/wire", "datapath/checksum", "datapath/changeset", "datapath/codec", "datapath/compress",
+	"agent": {"agent", "datapath/durable", "datapath/wire", "datapath/checksum", "datapath/changeset", "datapath/codec", "datapath/failpoint", "datapath/compress",
 		"datapath/ident", "datapath/ordered", "datapath/waterfall"},
 	"activities":          {"activities", "datapath", "workflows/api", "agent/controlapi"},
 	"workflows":           {"workflows", "datapath/codec", "datapath/ident", "datapath/replica", "datapath/stream"},
@@ -75,7 +75,7 @@ var arrows = map[string][]string{
 	"datapath/ordered":    {},
 	"datapath/waterfall":  {},
 	"datapath/cachestore": {"datapath/ident", "datapath/durable", "datapath/vfs"},
-	"datapath/replica":    {"datapath/replica", "datapath/durable", "datapath/vfs", "datapath/ident", "datapath/checksum", "datapath/changeset"},
+	"datapath/replica":    {"datapath/replica", "datapath/durable", "datapath/failpoint", "datapath/vfs", "datapath/ident", "datapath/checksum", "datapath/changeset"},
 	"datapath/stream":     {"datapath/codec", "datapath/ident", "datapath/replica", "datapath/waterfall"},
 	"datapath/wire":       {"datapath/codec", "datapath/ident", "datapath/checksum", "datapath/changeset", "datapath/waterfall"},
 }

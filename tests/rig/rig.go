@@ -60,6 +60,8 @@ type Rig struct {
 	Hooks   *quiesce.Hooks
 	// Compression of the grants that follow.
 	Compression codec.Choice
+	// Retention of the grants that follow; with Keep 0 the default.
+	Retention replica.Retention
 	// FS is where the server's files are; nil: the system's, in Dir.
 	FS vfs.FS
 	// IdleTimeout of both sides; 0: wire's.
@@ -209,8 +211,12 @@ func (r *Rig) Grant(epoch ident.Epoch, cut time.Duration) {
 	for _, d := range r.Disks {
 		spec.Disks = append(spec.Disks, replica.Disk{Disk: changeset.Disk{ID: d.ID, Size: d.Size}, BackingUUID: d.BackingUUID})
 	}
+	retention := r.Retention
+	if retention.Keep == 0 {
+		retention = replica.DefaultRetention()
+	}
 	require.NoError(r.T, r.Server.Grant(r.T.Context(), pipe.Grant{
-		Epoch: epoch, Instance: Instance, Spec: spec, Cut: cut, Retention: replica.DefaultRetention(), Compression: r.Compression,
+		Epoch: epoch, Instance: Instance, Spec: spec, Cut: cut, Retention: retention, Compression: r.Compression,
 	}))
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
+	"drover/datapath/failpoint"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 )
@@ -109,7 +110,7 @@ func (a *applier) run(ctx context.Context, sum changeset.Summary) (replica.Point
 	if err := a.w.m.savePending(pending{sum.Header.Seq, sum.Digest}); err != nil {
 		return replica.Point{}, err
 	}
-	if err := st.step("pending"); err != nil {
+	if err := st.step(failpoint.Pending); err != nil {
 		return replica.Point{}, err
 	}
 	if err := a.write(ctx); err != nil {
@@ -212,13 +213,13 @@ func (a *applier) saveOld(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := a.w.m.store.step("undo-saved"); err != nil {
+	if err := a.w.m.store.step(failpoint.UndoWritten); err != nil {
 		return err
 	}
 	if err := u.sync(); err != nil {
 		return err
 	}
-	return a.w.m.store.step("undo-synced")
+	return a.w.m.store.step(failpoint.UndoSynced)
 }
 
 // newestUndo gives the newest point's undo file, open to append.
@@ -247,7 +248,7 @@ func (a *applier) write(ctx context.Context) error {
 		if err := writeExtent(d, sums[e.Disk], e); err != nil {
 			return err
 		}
-		return st.step("image-written")
+		return st.step(failpoint.ImageWritten)
 	})
 	if err != nil {
 		return err
@@ -262,14 +263,14 @@ func (a *applier) write(ctx context.Context) error {
 		if err := d.img.sync(); err != nil {
 			return err
 		}
-		if err := st.step("image-synced"); err != nil {
+		if err := st.step(failpoint.ImageSynced); err != nil {
 			return err
 		}
 		if err := d.sums.sync(); err != nil {
 			return err
 		}
 	}
-	return st.step("sums-synced")
+	return st.step(failpoint.SumsSynced)
 }
 
 func writeExtent(d *openDisk, sums *sumsWindow, e *changeset.Extent) error {
@@ -312,7 +313,7 @@ func (a *applier) finish(sum changeset.Summary) (replica.Point, error) {
 	if err := w.m.store.syncDir(w.m.path(undoDir)); err != nil {
 		return replica.Point{}, err
 	}
-	if err := w.m.store.step("undo-created"); err != nil {
+	if err := w.m.store.step(failpoint.UndoCreated); err != nil {
 		return replica.Point{}, err
 	}
 	s.Points, mf.Undo = append(s.Points, p), append(mf.Undo, name)

@@ -155,7 +155,7 @@ func TestCrashInApply(t *testing.T) {
 		l.must(l.set(changeset.Delta, 10).Cut(rt.Crash()))
 		l.check()
 	}
-	for _, name := range []string{"undo-saved", "undo-synced", "pending", "image-written", "image-synced", "sums-synced", "undo-created", "manifest", "published"} {
+	for _, name := range []string{"undo-written", "undo-synced", "pending", "image-written", "image-synced", "sums-synced", "undo-created", "manifest", "published"} {
 		require.True(t, seen[name], "no crash at %s", name)
 	}
 }
@@ -184,7 +184,7 @@ func TestCrashInDelete(t *testing.T) {
 		require.Len(t, files, len(l.images))
 		require.NoFileExists(t, l.store.machine(l.spec.Machine).path(deleteName))
 	}
-	for _, name := range []string{"delete-planned", "delete-merged", "delete-synced", "published", "delete-files"} {
+	for _, name := range []string{"delete-planned", "delete-merged", "delete-synced", "published", "delete-published", "delete-files"} {
 		require.True(t, seen[name], "no crash at %s", name)
 	}
 }

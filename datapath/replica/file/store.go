@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"drover/datapath/durable"
+	"drover/datapath/failpoint"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/datapath/vfs"
@@ -107,6 +108,7 @@ func (s *Store) Close() error { return nil }
 
 // step is a place where a crash must do no harm.
 func (s *Store) step(name string) error {
+	failpoint.Hit(name)
 	if s.failpoint == nil {
 		return nil
 	}

@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"drover/datapath/checksum"
+	"drover/datapath/failpoint"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/datapath/vfs"
@@ -66,7 +67,7 @@ func (w *Writer) delete(ctx context.Context, points []ident.Seq) ([]ident.Seq, e
 	if err != nil {
 		return nil, err
 	}
-	if err := w.m.store.step("delete-planned"); err != nil {
+	if err := w.m.store.step(failpoint.DeletePlanned); err != nil {
 		return held, err
 	}
 	return held, w.finishDelete()
@@ -129,10 +130,13 @@ func (w *Writer) finishDelete() error {
 	if err := w.commit(mf); err != nil {
 		return err
 	}
+	if err := w.m.store.step(failpoint.DeletePublished); err != nil {
+		return err
+	}
 	if err := w.collect(); err != nil {
 		return err
 	}
-	if err := w.m.store.step("delete-files"); err != nil {
+	if err := w.m.store.step(failpoint.DeleteFiles); err != nil {
 		return err
 	}
 	if err := w.m.store.removeIfExists(w.m.path(deleteName)); err != nil {
@@ -176,7 +180,7 @@ func (w *Writer) mergeInto(mf *manifest, target, from, to int) (err error) {
 		if err := w.mergeFile(u, mf.Undo[i], mf.State.Points[i]); err != nil {
 			return fmt.Errorf("from point %d: %w", mf.State.Points[i].ID, err)
 		}
-		if err := w.m.store.step("delete-merged"); err != nil {
+		if err := w.m.store.step(failpoint.DeleteMerged); err != nil {
 			return err
 		}
 	}
@@ -184,7 +188,7 @@ func (w *Writer) mergeInto(mf *manifest, target, from, to int) (err error) {
 		return err
 	}
 	p.UndoBytes = u.bytes()
-	return w.m.store.step("delete-synced")
+	return w.m.store.step(failpoint.DeleteSynced)
 }
 
 func (w *Writer) mergeFile(u *undoAppender, name string, p replica.Point) error {

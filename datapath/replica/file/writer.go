@@ -12,6 +12,7 @@ import (
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
 	"drover/datapath/durable"
+	"drover/datapath/failpoint"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 )
@@ -388,7 +389,7 @@ func (w *Writer) reload(st stamp) error {
 
 // commit publishes the manifest and takes it as the present one.
 func (w *Writer) commit(mf *manifest) error {
-	if err := w.m.store.step("manifest"); err != nil {
+	if err := w.m.store.step(failpoint.Manifest); err != nil {
 		return err
 	}
 	if err := w.m.publish(mf); err != nil {
@@ -401,7 +402,7 @@ func (w *Writer) commit(mf *manifest) error {
 	w.mu.Lock()
 	w.mf, w.stamp = mf, st
 	w.mu.Unlock()
-	return w.m.store.step("published")
+	return w.m.store.step(failpoint.Published)
 }
 
 // doubt has the next change open all files anew: after a sync that failed, another

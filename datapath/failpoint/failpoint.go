@@ -1,0 +1,44 @@
+// Package failpoint names the places where a process may be killed without harm, so
+// that a test can kill it at each of them. In programs that are not built with the
+// tag failpoint, Hit does nothing.
+//
+//	DROVER_FAILPOINT=spool-synced:3    SIGKILL when the place is reached for the third time
+package failpoint
+
+// Variable is the environment's variable that says where to end.
+const Variable = "DROVER_FAILPOINT"
+
+// The places, in the order in which data passes them.
+const (
+	AgentRead       = "agent-read"       // changed blocks were read, and not sent
+	AgentSend       = "agent-send"       // data was sent, its set is not ended
+	SpoolWrite      = "spool-write"      // data was written to the spool
+	SpoolSync       = "spool-sync"       // a set is whole and not synced
+	SpoolSynced     = "spool-synced"     // its data is durable, its name is not
+	SpoolCommitted  = "spool-committed"  // it is durable
+	Ack             = "ack"              // it is on its way to the cache, and not acknowledged
+	Store           = "store"            // before the upload to the cache storage
+	Stored          = "stored"           // after it
+	UndoWritten     = "undo-written"     // old content was appended, and not synced
+	UndoSynced      = "undo-synced"      // and is durable
+	Pending         = "pending"          // the set whose writing begins is noted
+	ImageWritten    = "image-written"    // an extent was written
+	ImageSynced     = "image-synced"     // a disk's data is durable, its checksums are not
+	SumsSynced      = "sums-synced"      // they are, too
+	UndoCreated     = "undo-created"     // the new point's undo file is there
+	Manifest        = "manifest"         // before the manifest is published
+	Published       = "published"        // after it
+	Applied         = "applied"          // the set lies in spool and cache still
+	DeletePlanned   = "delete-planned"   // it is noted which points go
+	DeleteMerged    = "delete-merged"    // undo was appended to an older point's
+	DeleteSynced    = "delete-synced"    // and is durable
+	DeletePublished = "delete-published" // the points are gone, their files are not
+	DeleteFiles     = "delete-files"     // their files are, too, and the plan is not
+)
+
+// Names lists all places.
+var Names = []string{
+	AgentRead, AgentSend, SpoolWrite, SpoolSync, SpoolSynced, SpoolCommitted, Ack, Store, Stored,
+	UndoWritten, UndoSynced, Pending, ImageWritten, ImageSynced, SumsSynced, UndoCreated, Manifest, Published, Applied,
+	DeletePlanned, DeleteMerged, DeleteSynced, DeletePublished, DeleteFiles,
+}
