@@ -70,6 +70,15 @@ histories: setup build ## record the histories that the replay tests replay, fro
 	rm -rf /tmp/drover-histories
 	DROVER_BIN=$(abspath $(BIN)) DROVER_HISTORIES=$(abspath tests/replay/testdata/killed) go test -count=1 -timeout 20m -run TestEveryProcessIsKilled ./tests/e2e/
 
+RUNS ?= 5
+
+.PHONY: peers
+peers: ## measure beside zstd|ssh, nbdcopy and rsync: one table, medians of RUNS (5); installs them on Debian
+	@tests/peers/setup.sh
+	@mkdir -p $(BIN)
+	go build -o $(BIN)/drover-peers ./tests/peers
+	$(BIN)/drover-peers --runs $(RUNS)
+
 .PHONY: soak
 soak: ## hours: 10,000 random lives, and every decoder fuzzed for five minutes
 	$(MAKE) model SEEDS=10000 SEED=100000

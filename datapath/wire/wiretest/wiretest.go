@@ -13,6 +13,8 @@ import (
 	"fmt"
 	"math/big"
 	"net/url"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -47,6 +49,37 @@ func NewCA(t testing.TB) *CA {
 	pool := x509.NewCertPool()
 	pool.AddCert(cert)
 	return &CA{t: t, key: key, cert: cert, Pool: pool}
+}
+
+// Save keeps the CA in a directory, for other processes.
+func (c *CA) Save(dir string) {
+	c.t.Helper()
+	key, err := x509.MarshalECPrivateKey(c.key)
+	err = errors.Join(err, os.WriteFile(filepath.Join(dir, "ca.key"), key, 0o600), os.WriteFile(filepath.Join(dir, "ca.crt"), c.cert.Raw, 0o600))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+}
+
+// Load takes up a CA that was saved.
+func Load(t testing.TB, dir string) *CA {
+	t.Helper()
+	der, err := os.ReadFile(filepath.Join(dir, "ca.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &CA{t: t, Pool: x509.NewCertPool()}
+	if c.key, err = x509.ParseECPrivateKey(der); err != nil {
+		t.Fatal(err)
+	}
+	if der, err = os.ReadFile(filepath.Join(dir, "ca.crt")); err != nil {
+		t.Fatal(err)
+	}
+	if c.cert, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	c.Pool.AddCert(c.cert)
+	return c
 }
 
 func template(name string) *x509.Certificate {

@@ -1,0 +1,362 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"drover/datapath/checksum"
+	"drover/datapath/codec"
+	"drover/datapath/stream"
+)
+
+// result is one initial replication.
+type result struct {
+	seconds, cpu       float64
+	uploaded           int64
+	agentMem, serveMem int64
+}
+
+// copyOurs replicates a disk from the agent's start until it is applied.
+func (b *bench) copyOurs(ctx context.Context, choice codec.Choice, images ...string) (r result, err error) {
+	dir, err := b.sub("ours")
+	if err != nil {
+		return r, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	o, err := newOurs(b.self, dir, choice, images...)
+	if err != nil {
+		return r, err
+	}
+	if err := o.start(ctx); err != nil {
+		return r, err
+	}
+	d, st, err := o.stream(ctx, "the base copy", complete)
+	r.seconds, r.uploaded = d.Seconds(), st.CacheBytes
+	if err == nil {
+		r.agentMem, r.serveMem = peak(o.agent), peak(o.serve)
+	}
+	cpu, stopErr := o.stop()
+	r.cpu = cpu.Seconds()
+	return r, errors.Join(err, stopErr, o.same())
+}
+
+// initial measures the first copy beside what people would do by hand.
+func (b *bench) initial(ctx context.Context) error {
+	image, err := b.image(ctx, "real")
+	if err != nil {
+		return err
+	}
+	if tools := missing("zstd", "ssh", "ssh-keygen", "nbdkit", "nbdcopy", "/usr/sbin/sshd"); tools != "" {
+		return fmt.Errorf("missing: %s; make peers installs them on Debian", tools)
+	}
+	keys, err := b.sub("ssh")
+	if err != nil {
+		return err
+	}
+	remote, stop, err := sshd(ctx, keys)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	b.ssh = remote
+	packed, err := zstdBytes(ctx, image)
+	if err != nil {
+		return err
+	}
+	times := map[string][]float64{}
+	sizes := map[string]int64{}
+	for n := range b.runs {
+		for _, c := range []string{"s2", "zstd", "none"} {
+			r, err := b.copyOurs(ctx, codec.Choice{Codec: c}, image)
+			if err != nil {
+				return err
+			}
+			b.note("run %d, ours %s: %.2f s, %.0f MiB/s, %.1f s of CPU, %d MiB uploaded, agent %d MiB, server %d MiB", n+1, c, r.seconds,
+				float64(b.size>>20)/r.seconds, r.cpu, r.uploaded>>20, r.agentMem>>20, r.serveMem>>20)
+			times[c], sizes[c] = append(times[c], r.seconds), r.uploaded
+		}
+		for name, peer := range map[string]func(context.Context, string) (time.Duration, error){"zstd|ssh": b.zstdSSH, "nbdcopy": b.nbdTLS} {
+			d, err := peer(ctx, image)
+			if err != nil {
+				return err
+			}
+			b.note("run %d, %s: %.2f s, %.0f MiB/s", n+1, name, d.Seconds(), float64(b.size>>20)/d.Seconds())
+			times[name] = append(times[name], d.Seconds())
+		}
+	}
+	speed := func(name string) float64 { return float64(b.size>>20) / median(times[name]) }
+	say := func(c, peer string) string { return fmt.Sprintf("%.0f against %.0f MiB/s", speed(c), speed(peer)) }
+	b.add(row{Name: "initial replication, s2, against zstd -1 | ssh", Measured: speed("s2") / speed("zstd|ssh"), Goal: 1.5, Unit: "x", Note: say("s2", "zstd|ssh")})
+	b.add(row{Name: "  bytes uploaded, against zstd -1", Measured: float64(sizes["s2"]) / float64(packed), Goal: 1.6, Most: true, Unit: "x"})
+	b.add(row{Name: "initial replication, zstd, against zstd -1 | ssh", Measured: speed("zstd") / speed("zstd|ssh"), Goal: 1, Unit: "x", Note: say("zstd", "zstd|ssh")})
+	b.add(row{Name: "  bytes uploaded, against zstd -1", Measured: float64(sizes["zstd"]) / float64(packed), Goal: 1.35, Most: true, Unit: "x"})
+	b.add(row{Name: "initial replication, none, against nbdcopy over TLS", Measured: speed("none") / speed("nbdcopy"), Goal: 1.2, Unit: "x", Note: say("none", "nbdcopy")})
+	return nil
+}
+
+// half measures a disk that is half as full.
+func (b *bench) half(ctx context.Context) error {
+	times := map[string][]float64{}
+	for range b.runs {
+		for _, kind := range []string{"real", "half"} {
+			image, err := b.image(ctx, kind)
+			if err != nil {
+				return err
+			}
+			r, err := b.copyOurs(ctx, codec.Choice{Codec: "s2"}, image)
+			if err != nil {
+				return err
+			}
+			times[kind] = append(times[kind], r.seconds)
+		}
+	}
+	b.add(row{Name: "half-empty disk, time against the full one", Measured: median(times["half"]) / median(times["real"]), Goal: 0.55, Most: true, Unit: "x",
+		Note: fmt.Sprintf("%.2f against %.2f s", median(times["half"]), median(times["real"]))})
+	return nil
+}
+
+const changedBlock = 16 << 10
+
+// change rewrites a part of a disk's blocks at random and gives how many bytes.
+func change(path string, size int64, part float64) (int64, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return 0, err
+	}
+	blocks := size / changedBlock
+	rnd := rand.New(rand.NewPCG(7, 7))
+	data := make([]byte, changedBlock)
+	seen := map[int64]bool{}
+	for n := int64(float64(blocks) * part); n > int64(len(seen)) && err == nil; {
+		at := rnd.Int64N(blocks)
+		for i := range data {
+			data[i] = byte(rnd.Uint32())
+		}
+		_, err = f.WriteAt(data, at*changedBlock)
+		seen[at] = true
+	}
+	return int64(len(seen)) * changedBlock, errors.Join(err, f.Close())
+}
+
+// resyncs measures a resync after 1 % has changed, and after nothing has.
+func (b *bench) resyncs(ctx context.Context) error {
+	old, err := b.image(ctx, "real")
+	if err != nil {
+		return err
+	}
+	if tools := missing("rsync"); tools != "" {
+		return fmt.Errorf("missing: %s; make peers installs it on Debian", tools)
+	}
+	var ours, peer, nothing, floor []float64
+	var changed, wire, idle int64
+	for range b.runs {
+		dir, err := b.sub("resync")
+		if err != nil {
+			return err
+		}
+		image := filepath.Join(dir, "real.img")
+		if err := clone(old, image); err != nil {
+			return err
+		}
+		o, err := newOurs(b.self, dir, codec.Choice{Codec: "s2"}, image)
+		if err != nil {
+			return err
+		}
+		if err := o.start(ctx); err != nil {
+			return err
+		}
+		if _, _, err := o.stream(ctx, "the base copy", complete); err != nil {
+			return err
+		}
+		if err := o.endAgent(); err != nil {
+			return err
+		}
+		d, w, err := o.again(ctx, 2)
+		if err != nil {
+			return err
+		}
+		nothing, idle = append(nothing, d), max(idle, w)
+		f, err := readAndHash(image, b.size)
+		if err != nil {
+			return err
+		}
+		floor = append(floor, f)
+		if changed, err = change(image, b.size, 0.01); err != nil {
+			return err
+		}
+		if d, wire, err = o.again(ctx, 3); err != nil {
+			return err
+		}
+		ours = append(ours, d)
+		_, err = o.stop()
+		if err := errors.Join(err, o.same()); err != nil {
+			return err
+		}
+		p, err := b.rsync(ctx, old, image)
+		if err != nil {
+			return err
+		}
+		peer = append(peer, p.Seconds())
+		b.note("resync: 1 %% in %.2f s, rsync %.2f s; nothing in %.2f s, read and hashed in %.2f s", ours[len(ours)-1], p.Seconds(), nothing[len(nothing)-1], f)
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	b.add(row{Name: "resync, 1 % changed, against rsync --inplace", Measured: median(peer) / median(ours), Goal: 5, Unit: "x", Note: fmt.Sprintf("%.2f against %.2f s", median(ours), median(peer))})
+	b.add(row{Name: "  bytes on the wire", Measured: float64(wire) / (1 << 20), Goal: (1.1*float64(changed) + 0.001*float64(b.size)) / (1 << 20), Most: true, Unit: "MiB"})
+	b.add(row{Name: "resync, nothing changed, against reading and hashing", Measured: median(floor) / median(nothing), Goal: 0.5, Unit: "x", Note: fmt.Sprintf("%.2f against %.2f s", median(nothing), median(floor))})
+	b.add(row{Name: "  bytes on the wire", Measured: float64(idle) / 1024, Goal: 64, Most: true, Unit: "KiB"})
+	return nil
+}
+
+// again resynchronises with a new agent, into the generation.
+func (o *ours) again(ctx context.Context, generation uint32) (seconds float64, wire int64, err error) {
+	if _, err := fmt.Fprintln(o.resync, "resync"); err != nil {
+		return 0, 0, err
+	}
+	if _, err := o.await(ctx, "a new generation", func(st stream.Status) bool { return st.Generation == generation }); err != nil {
+		return 0, 0, err
+	}
+	d, st, err := o.stream(ctx, "the resync", func(st stream.Status) bool { return complete(st) && st.Generation == generation })
+	if err != nil {
+		return 0, 0, err
+	}
+	return d.Seconds(), st.BaseWireBytes, o.endAgent()
+}
+
+// readAndHash is the least that a comparison costs: one goroutine that reads the disk
+// and sums its blocks.
+func readAndHash(path string, size int64) (float64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = f.Close() }()
+	buf := make([]byte, 1<<20)
+	var sums []uint64
+	begin := time.Now()
+	for at := int64(0); at < size; at += int64(len(buf)) {
+		n, _ := f.ReadAt(buf, at)
+		sums = checksum.SumAll(sums[:0], 1, at, buf[:n])
+	}
+	return time.Since(begin).Seconds(), nil
+}
+
+// delta measures sustained random writes of 4 KiB: the highest rate of changed blocks
+// at which points follow within the cut interval.
+func (b *bench) delta(ctx context.Context) error {
+	const interval = time.Second
+	var best float64
+	var lag time.Duration
+	for _, rate := range []int{40_000, 60_000, 80_000, 100_000, 130_000} {
+		blocks, l, err := b.sustained(ctx, rate, interval)
+		if err != nil {
+			return err
+		}
+		b.note("%d random writes/s: %.0f changed blocks/s reach the replica, points are up to %.2f s old", rate, blocks, l.Seconds())
+		if l > 2*interval {
+			break
+		}
+		best, lag = blocks, l
+	}
+	b.add(row{Name: "delta, random 4 KiB, changed blocks/s into the replica", Measured: best, Goal: 60_000, Unit: "1/s", Note: fmt.Sprintf("cut every %s", interval)})
+	b.add(row{Name: "  RPO lag beyond the cut interval", Measured: max(0, (lag - interval).Seconds()), Goal: interval.Seconds(), Most: true, Unit: "s"})
+	return nil
+}
+
+func (b *bench) sustained(ctx context.Context, rate int, interval time.Duration) (blocks float64, lag time.Duration, err error) {
+	old, err := b.image(ctx, "real")
+	if err != nil {
+		return 0, 0, err
+	}
+	dir, err := b.sub("delta")
+	if err != nil {
+		return 0, 0, err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	image := filepath.Join(dir, "real.img")
+	if err := clone(old, image); err != nil {
+		return 0, 0, err
+	}
+	o, err := newOurs(b.self, dir, codec.Choice{Codec: "s2"}, image)
+	if err != nil {
+		return 0, 0, err
+	}
+	o.Cut, o.Rate, o.Seconds = interval, rate, b.seconds
+	if err := errors.Join(o.save(), o.start(ctx)); err != nil {
+		return 0, 0, err
+	}
+	_, st, err := o.stream(ctx, "the base copy", complete)
+	if err != nil {
+		return 0, 0, err
+	}
+	base, begin := st.DataBytes, time.Now()
+	for time.Since(begin) < time.Duration(b.seconds)*time.Second {
+		time.Sleep(20 * time.Millisecond)
+		o.mu.Lock()
+		st = o.status[o.Machines[0].ID]
+		o.mu.Unlock()
+		if time.Since(begin) > 2*interval {
+			lag = max(lag, time.Since(st.PointTime))
+		}
+	}
+	moved := float64(st.DataBytes-base) / checksum.BlockSize / time.Since(begin).Seconds()
+	quiet := time.Now().Add(interval)
+	_, err = o.await(ctx, "the last writes", func(st stream.Status) bool { return st.PointTime.After(quiet) })
+	_, stopErr := o.stop()
+	return moved, lag, errors.Join(err, stopErr, o.same())
+}
+
+// memory measures a server with 32 streams at once, and an agent.
+func (b *bench) memory(ctx context.Context) error {
+	const streams = 32
+	image, err := b.image(ctx, "real")
+	if err != nil {
+		return err
+	}
+	r, err := b.copyOurs(ctx, codec.Choice{}, image)
+	if err != nil {
+		return err
+	}
+	b.add(row{Name: "memory of an agent, without the map of its sums", Measured: float64(r.agentMem-checksum.Blocks(b.size)*8) / (1 << 20), Goal: 64, Most: true, Unit: "MiB"})
+	dir, err := b.sub("many")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	var images []string
+	for i := range streams {
+		path := filepath.Join(dir, fmt.Sprintf("%d.img", i))
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, b.size/streams)); err != nil {
+			return err
+		}
+		if err := part(image, path, int64(i)*(b.size/streams), b.size/streams); err != nil {
+			return err
+		}
+		images = append(images, path)
+	}
+	if r, err = b.copyOurs(ctx, codec.Choice{}, images...); err != nil {
+		return err
+	}
+	b.add(row{Name: fmt.Sprintf("memory of a server with %d streams", streams), Measured: float64(r.serveMem) / (1 << 20), Goal: 512, Most: true, Unit: "MiB"})
+	return nil
+}
+
+// part copies a range of a file.
+func part(from, to string, at, n int64) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	buf := make([]byte, n)
+	if _, err := f.ReadAt(buf, at); err != nil {
+		return err
+	}
+	return os.WriteFile(to, buf, 0o600)
+}
