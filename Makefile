@@ -70,6 +70,10 @@ histories: setup build ## record the histories that the replay tests replay, fro
 	rm -rf /tmp/drover-histories
 	DROVER_BIN=$(abspath $(BIN)) DROVER_HISTORIES=$(abspath tests/replay/testdata/killed) go test -count=1 -timeout 20m -run TestEveryProcessIsKilled ./tests/e2e/
 
+.PHONY: bench
+bench: ## measure each stage of the data path alone
+	go test -run '^$$' -bench . -benchtime 5x ./tests/bench ./datapath/replica/file
+
 RUNS ?= 5
 
 .PHONY: peers

@@ -126,7 +126,7 @@ func (b *bench) measure(ctx context.Context, only *regexp.Regexp) error {
 		name string
 		do   func(context.Context) error
 	}{
-		{"initial", b.initial}, {"resync", b.resyncs}, {"half", b.half}, {"delta", b.delta}, {"memory", b.memory},
+		{"initial", b.initial}, {"efficiency", b.efficiency}, {"resync", b.resyncs}, {"half", b.half}, {"delta", b.delta}, {"memory", b.memory},
 	} {
 		if !only.MatchString(m.name) {
 			continue

@@ -7,17 +7,19 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"drover/datapath/checksum"
 	"drover/datapath/codec"
 	"drover/datapath/stream"
+	stages "drover/tests/bench"
 )
 
 // result is one initial replication.
 type result struct {
 	seconds, cpu       float64
-	uploaded           int64
+	uploaded, data     int64
 	agentMem, serveMem int64
 }
 
@@ -36,7 +38,7 @@ func (b *bench) copyOurs(ctx context.Context, choice codec.Choice, images ...str
 		return r, err
 	}
 	d, st, err := o.stream(ctx, "the base copy", complete)
-	r.seconds, r.uploaded = d.Seconds(), st.CacheBytes
+	r.seconds, r.uploaded, r.data = d.Seconds(), st.CacheBytes, st.BaseDataBytes
 	if err == nil {
 		r.agentMem, r.serveMem = peak(o.agent), peak(o.serve)
 	}
@@ -96,6 +98,44 @@ func (b *bench) initial(ctx context.Context) error {
 	b.add(row{Name: "initial replication, zstd, against zstd -1 | ssh", Measured: speed("zstd") / speed("zstd|ssh"), Goal: 1, Unit: "x", Note: say("zstd", "zstd|ssh")})
 	b.add(row{Name: "  bytes uploaded, against zstd -1", Measured: float64(sizes["zstd"]) / float64(packed), Goal: 1.35, Most: true, Unit: "x"})
 	b.add(row{Name: "initial replication, none, against nbdcopy over TLS", Measured: speed("none") / speed("nbdcopy"), Goal: 1.2, Unit: "x", Note: say("none", "nbdcopy")})
+	return nil
+}
+
+// efficiency compares what the whole reaches with what its parts would allow: all
+// processors, and each stage's time for the same data alone.
+func (b *bench) efficiency(ctx context.Context) error {
+	image, err := b.image(ctx, "real")
+	if err != nil {
+		return err
+	}
+	set, err := stages.NewSet(image, 256<<20, codec.S2)
+	if err != nil {
+		return err
+	}
+	var sums, speeds []float64
+	for range b.runs {
+		dir, err := b.sub("stages")
+		if err != nil {
+			return err
+		}
+		costs, err := stages.PerGiB(set, codec.S2, dir)
+		if err != nil {
+			return err
+		}
+		sum := 0.0
+		for name, cost := range costs {
+			b.note("%s alone: %.2f processor seconds per GiB", name, cost)
+			sum += cost
+		}
+		r, err := b.copyOurs(ctx, codec.Choice{Codec: "s2"}, image)
+		if err != nil {
+			return err
+		}
+		sums, speeds = append(sums, sum), append(speeds, float64(r.data)/(1<<30)/r.seconds)
+	}
+	possible := float64(runtime.NumCPU()) / median(sums)
+	b.add(row{Name: "pipeline efficiency, s2, of what its stages allow", Measured: median(speeds) / possible, Goal: 0.8, Unit: "x",
+		Note: fmt.Sprintf("%.0f of %.0f MiB/s of data", 1024*median(speeds), 1024*possible)})
 	return nil
 }
 
