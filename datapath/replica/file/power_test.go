@@ -345,7 +345,7 @@ func (l *life) resync(fs *crashfs.FS) error {
 // TestPowerCutAtEveryCall cuts the power after each call that changes something,
 // and maybe again while the store recovers or goes on.
 func TestPowerCutAtEveryCall(t *testing.T) {
-	first, stride := sample(t, 4)
+	first, stride := sample(t, 6)
 	for calls := 1 + first; ; calls += stride {
 		require.Less(t, calls, powerCalls)
 		fs, l := crashfs.New(), newLife(t)
@@ -390,7 +390,7 @@ func goOn(l *life, fs *crashfs.FS, seed uint64) {
 // TestKilledThenPowerCut: the process is killed, the next one goes on with what it
 // finds in the system's memory, and then the power goes.
 func TestKilledThenPowerCut(t *testing.T) {
-	first, stride := sample(t, 4)
+	first, stride := sample(t, 6)
 	for calls := 1 + first; ; calls += stride {
 		require.Less(t, calls, powerCalls)
 		fs, l := crashfs.New(), newLife(t)
@@ -426,7 +426,7 @@ func TestFaultAtEveryCall(t *testing.T) {
 		for _, same := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, same writer %t", name, same), func(t *testing.T) {
 				t.Parallel()
-				first, stride := sample(t, 8)
+				first, stride := sample(t, 16)
 				for skip := first; ; skip += stride {
 					require.Less(t, skip, powerCalls)
 					fs, l := crashfs.New(), newLife(t)
