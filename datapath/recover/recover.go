@@ -5,6 +5,7 @@ package recover
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -77,6 +78,62 @@ func Find(ctx context.Context, s replica.Store, name string) (replica.State, err
 		return found[0], nil
 	}
 	return replica.State{}, fmt.Errorf("machine %s: %d machines have this name; give an id: %s", name, len(found), strings.Join(ids, ", "))
+}
+
+// planPrefix begins the names of the documents that hold recovery plans.
+const planPrefix = "plan-"
+
+// Plan is what a recovery plan says of the order in which machines come back.
+type Plan struct {
+	Name   string  `json:"name"`
+	Groups []Group `json:"groups"`
+	// Document is the plan as the control plane knew it, with its actions.
+	Document json.RawMessage `json:"document"`
+}
+
+// Group is a group of machines that recover together.
+type Group struct {
+	Name     string   `json:"name"`
+	Machines []string `json:"machines"`
+}
+
+// Plans reads the recovery plans that lie beside the machines, by name.
+func Plans(ctx context.Context, s replica.Store) ([]Plan, error) {
+	docs, err := s.Documents(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := []Plan{}
+	for name, b := range docs {
+		if !strings.HasPrefix(name, planPrefix) {
+			continue
+		}
+		var doc struct {
+			Plan struct {
+				Name   string `json:"name"`
+				Groups []struct {
+					Name     string `json:"name"`
+					Machines []struct {
+						Name string `json:"name"`
+					} `json:"machines"`
+				} `json:"groups"`
+			} `json:"plan"`
+		}
+		if err := json.Unmarshal(b, &doc); err != nil {
+			return nil, fmt.Errorf("read recovery plan %s: %w: %w", strings.TrimPrefix(name, planPrefix), replica.ErrCorrupt, err)
+		}
+		p := Plan{Name: doc.Plan.Name, Document: b}
+		for _, g := range doc.Plan.Groups {
+			group := Group{Name: g.Name}
+			for _, m := range g.Machines {
+				group.Machines = append(group.Machines, m.Name)
+			}
+			p.Groups = append(p.Groups, group)
+		}
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b Plan) int { return strings.Compare(a.Name, b.Name) })
+	return out, nil
 }
 
 // Point gives the point with the number, or the newest one for 0.

@@ -43,6 +43,9 @@ var (
 	ErrNoSpace = errors.New("no space left in the store")
 )
 
+// MaxDocument bounds a document of a store, in bytes.
+const MaxDocument = 1 << 20
+
 // Disk describes a disk of a replica.
 type Disk struct {
 	changeset.Disk
@@ -119,8 +122,11 @@ type Store interface {
 	// ErrHeld while a point is held, and with ErrFenced for an old epoch.
 	Remove(ctx context.Context, machine ident.MachineID, epoch ident.Epoch) error
 	// PutDocument keeps a document for recovery without a control plane (a recovery
-	// plan, say) beside the machines; the name is [a-z0-9-]{1,64}.
+	// plan, say) beside the machines; the name is [a-z0-9-]{1,80}, the content at most
+	// MaxDocument bytes.
 	PutDocument(ctx context.Context, name string, content []byte) error
+	// RemoveDocument forgets a document; an absent one is no error.
+	RemoveDocument(ctx context.Context, name string) error
 	Documents(ctx context.Context) (map[string][]byte, error)
 }
 

@@ -32,6 +32,7 @@ func TestVerbs(t *testing.T) {
 	w := newWorld(t)
 	w.protect("app-1", "db-1")
 	w.await(api.StateProtected, "app-1", "db-1")
+	w.drover("plan", "apply", "-f", w.write("plan.yaml", plan, 0o600))
 
 	t.Log("pause, resume, another policy")
 	w.act("pause", "app-1")
@@ -82,6 +83,7 @@ func TestVerbs(t *testing.T) {
 	_, err = w.ReplicaState(w.ctx, "seed", w.vms["app-1"].Machine)
 	require.Error(t, err, "its replica is deleted")
 	w.prove("seed", "db-1")
+	require.FileExists(t, w.Path("seed", "documents", "plan-shop"), "applied minutes ago")
 	w.recoverAlone("db-1")
 }
 
@@ -95,6 +97,13 @@ func (w *world) recoverAlone(name string) {
 	state, err := w.ReplicaState(w.ctx, "seed", w.vms[name].Machine)
 	require.NoError(w.t, err)
 	point := state.Points[len(state.Points)-1]
+	text, err := exec.CommandContext(w.ctx, filepath.Join(w.Bin, "drover-recover"), "plans", "--store", w.Path("seed"), "--json").Output()
+	require.NoError(w.t, err)
+	var plans []recover.Plan
+	require.NoError(w.t, json.Unmarshal(text, &plans))
+	require.Len(w.t, plans, 1)
+	require.Equal(w.t, "shop", plans[0].Name)
+	require.Contains(w.t, plans[0].Groups[0].Machines, name)
 	cmd := exec.CommandContext(w.ctx, filepath.Join(w.Bin, "drover-recover"), "write", name, "--store", w.Path("seed"), "--out", w.Path("recovered"), "--json")
 	out, err := cmd.Output()
 	require.NoError(w.t, err)

@@ -141,6 +141,7 @@ func (h *host) serve(ctx context.Context, metrics prometheus.Gatherer) error {
 	})
 	g.Go(h.beats.Run)
 	g.Go(h.temporal.Run)
+	g.Go((&mirror{vault: h.temporal.Client, store: h.store, log: h.log}).Run)
 	g.Go(func(ctx context.Context) error {
 		return service.ServeMetrics(ctx, h.config.Metrics, metrics, h.healthy)
 	})

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -26,12 +27,40 @@ var version = "unknown"
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	err := command().ExecuteContext(ctx)
+	code := execute(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	stop()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "drover-recover:", err)
-		os.Exit(1)
+	os.Exit(code)
+}
+
+// Exit codes.
+const (
+	exitFailed = 1
+	exitUsage  = 2 // the command line is wrong: nothing was done
+)
+
+// execute runs the program and gives its exit code.
+func execute(ctx context.Context, args []string, out, errs io.Writer) int {
+	started := false
+	cmd := command()
+	for _, c := range cmd.Commands() {
+		do := c.RunE
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			started = true
+			return do(cmd, args)
+		}
 	}
+	cmd.SetArgs(args)
+	cmd.SetOut(out)
+	cmd.SetErr(errs)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	_, _ = fmt.Fprintln(errs, "drover-recover:", err)
+	if !started {
+		return exitUsage
+	}
+	return exitFailed
 }
 
 // app is what the verbs share.
@@ -53,7 +82,7 @@ func command() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.store, "store", "", "directory of the store")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for programs")
 	_ = root.MarkPersistentFlagRequired("store") // the flag is there
-	root.AddCommand(a.machines(), a.points(), a.write())
+	root.AddCommand(a.machines(), a.points(), a.plans(), a.plan(), a.write())
 	return root
 }
 
@@ -131,6 +160,57 @@ func (a *app) points() *cobra.Command {
 			})
 		},
 	}
+}
+
+func (a *app) plans() *cobra.Command {
+	return &cobra.Command{
+		Use: "plans", Short: "List the recovery plans that lie beside the machines", Args: cobra.NoArgs,
+		Long:    "List the recovery plans that lie beside the machines: the groups in their order, and the\nmachines of each, which recover together.",
+		Example: "  drover-recover plans --store /mnt/seed",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := a.readPlans(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.print(cmd.OutOrStdout(), all, func(t table.Writer) {
+				t.AppendHeader(table.Row{"plan", "group", "machines"})
+				for _, p := range all {
+					for i, g := range p.Groups {
+						t.AppendRow(table.Row{p.Name, fmt.Sprintf("%d %s", i+1, g.Name), strings.Join(g.Machines, ", ")})
+					}
+				}
+			})
+		},
+	}
+}
+
+func (a *app) plan() *cobra.Command {
+	return &cobra.Command{
+		Use: "plan NAME", Short: "Print a recovery plan, with its actions", Args: cobra.ExactArgs(1),
+		Long:    "Print a recovery plan as the control plane knew it, with its actions, as JSON.",
+		Example: "  drover-recover plan shop --store /mnt/seed",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			all, err := a.readPlans(cmd.Context())
+			if err != nil {
+				return err
+			}
+			for _, p := range all {
+				if p.Name == args[0] {
+					_, err := fmt.Fprintln(cmd.OutOrStdout(), string(p.Document))
+					return err
+				}
+			}
+			return fmt.Errorf("recovery plan %s: %w in this store; it has %d", args[0], replica.ErrNotFound, len(all))
+		},
+	}
+}
+
+func (a *app) readPlans(ctx context.Context) ([]recover.Plan, error) {
+	s, err := a.open()
+	if err != nil {
+		return nil, err
+	}
+	return recover.Plans(ctx, s)
 }
 
 func (a *app) write() *cobra.Command {

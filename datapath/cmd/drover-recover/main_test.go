@@ -68,3 +68,51 @@ func TestWhatIsNoStoreIsLeftAlone(t *testing.T) {
 	_, err = run(t, "machines")
 	require.ErrorContains(t, err, "store")
 }
+
+func TestPlans(t *testing.T) {
+	dir := t.TempDir()
+	s, err := file.Open(dir)
+	require.NoError(t, err)
+	text, err := run(t, "plans", "--store", dir, "--json")
+	require.NoError(t, err)
+	require.JSONEq(t, "[]", text)
+	const doc = `{"plan": {"name": "shop", "groups": [
+		{"name": "data", "machines": [{"name": "db-1"}], "after": [{"name": "check", "manual": {"instructions": "look at it"}}]},
+		{"name": "web", "machines": [{"name": "web-1"}, {"name": "web-2"}]}]}, "hash": "h"}`
+	require.NoError(t, s.PutDocument(t.Context(), "plan-shop", []byte(doc)))
+	require.NoError(t, s.PutDocument(t.Context(), "policy-gold", []byte("{}")))
+
+	text, err = run(t, "plans", "--store", dir)
+	require.NoError(t, err)
+	require.Regexp(t, `shop \| 1 data \| db-1 +\|\n\| shop \| 2 web +\| web-1, web-2 \|`, text)
+	text, err = run(t, "plans", "--store", dir, "--json")
+	require.NoError(t, err)
+	var all []recover.Plan
+	require.NoError(t, json.Unmarshal([]byte(text), &all))
+	require.Equal(t, []recover.Group{{Name: "data", Machines: []string{"db-1"}}, {Name: "web", Machines: []string{"web-1", "web-2"}}}, all[0].Groups)
+	text, err = run(t, "plan", "shop", "--store", dir)
+	require.NoError(t, err)
+	require.JSONEq(t, doc, text)
+	_, err = run(t, "plan", "none", "--store", dir)
+	require.ErrorIs(t, err, replica.ErrNotFound)
+	require.NoError(t, s.PutDocument(t.Context(), "plan-torn", []byte("{")))
+	_, err = run(t, "plans", "--store", dir)
+	require.ErrorIs(t, err, replica.ErrCorrupt)
+}
+
+func TestExitCodes(t *testing.T) {
+	dir := t.TempDir()
+	_, err := file.Open(dir)
+	require.NoError(t, err)
+	for _, c := range []struct {
+		code int
+		args []string
+	}{
+		{0, []string{"machines", "--store", dir}}, {0, []string{"--help"}}, {exitFailed, []string{"points", "db-9", "--store", dir}},
+		{exitUsage, []string{"machines"}}, {exitUsage, []string{"points", "--store", dir}}, {exitUsage, []string{"nothing"}}, {exitUsage, []string{"machines", "--stor"}},
+	} {
+		var out, errs bytes.Buffer
+		require.Equal(t, c.code, execute(t.Context(), c.args, &out, &errs), "%v: %s", c.args, &errs)
+		require.Equal(t, c.code != 0, errs.Len() > 0, "%v", c.args)
+	}
+}

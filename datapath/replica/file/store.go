@@ -29,7 +29,7 @@ import (
 	"drover/datapath/vfs"
 )
 
-// MaxDocumentBytes bounds one document of a machine or of the store.
+// MaxDocumentBytes bounds one document of a machine.
 const MaxDocumentBytes = 64 << 10
 
 const (
@@ -41,7 +41,7 @@ const (
 	fileMode     = 0o640
 )
 
-var documentName = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
+var documentName = regexp.MustCompile(`^[a-z0-9-]{1,80}$`)
 
 // Store is a directory of replicas. It is safe for concurrent use.
 type Store struct {
@@ -214,13 +214,28 @@ func (s *Store) remove(ctx context.Context, id ident.MachineID, epoch ident.Epoc
 // PutDocument keeps the document durably, replacing one of the same name.
 func (s *Store) PutDocument(_ context.Context, name string, content []byte) error {
 	if !documentName.MatchString(name) {
-		return fmt.Errorf("put document %q: the name must be 1 to 64 of a-z, 0-9 and -", name)
+		return fmt.Errorf("put document %q: the name must be 1 to 80 of a-z, 0-9 and -", name)
 	}
-	if len(content) > MaxDocumentBytes {
-		return fmt.Errorf("put document %s: %d bytes, at most %d", name, len(content), MaxDocumentBytes)
+	if len(content) > replica.MaxDocument {
+		return fmt.Errorf("put document %s: %d bytes, at most %d", name, len(content), replica.MaxDocument)
 	}
 	if err := s.writeFile(filepath.Join(s.dir, documentsDir, name), content); err != nil {
 		return fmt.Errorf("put document %s: %w", name, err)
+	}
+	return nil
+}
+
+// RemoveDocument removes the document durably.
+func (s *Store) RemoveDocument(_ context.Context, name string) error {
+	if !documentName.MatchString(name) {
+		return fmt.Errorf("remove document %q: the name must be 1 to 80 of a-z, 0-9 and -", name)
+	}
+	err := s.fs.Remove(filepath.Join(s.dir, documentsDir, name))
+	if err == nil {
+		err = s.syncDir(filepath.Join(s.dir, documentsDir))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove document %s: %w", name, err)
 	}
 	return nil
 }
@@ -237,7 +252,7 @@ func (s *Store) Documents(_ context.Context) (map[string][]byte, error) {
 		if !documentName.MatchString(n) {
 			continue
 		}
-		b, err := s.readFile(filepath.Join(dir, n), MaxDocumentBytes)
+		b, err := s.readFile(filepath.Join(dir, n), replica.MaxDocument)
 		if err != nil {
 			return nil, fmt.Errorf("read document %s: %w", n, err)
 		}

@@ -98,12 +98,19 @@ func testDocuments(t *testing.T, open opener) {
 	require.NoError(t, s.PutDocument(ctx, "plan-1", []byte("first")))
 	require.NoError(t, s.PutDocument(ctx, "plan-1", []byte("second")))
 	require.NoError(t, s.PutDocument(ctx, "vault", []byte{}))
-	for _, name := range []string{"", "../x", "A", "a/b", ".hidden", string(make([]byte, 65))} {
+	for _, name := range []string{"", "../x", "A", "a/b", ".hidden", string(make([]byte, 81))} {
 		require.Error(t, s.PutDocument(ctx, name, nil), "name %q", name)
 	}
 	docs, err := open(t, dir).Documents(ctx)
 	require.NoError(t, err)
 	require.Equal(t, map[string][]byte{"plan-1": []byte("second"), "vault": {}}, docs)
+	require.Error(t, s.PutDocument(ctx, "large", make([]byte, replica.MaxDocument+1)))
+	require.NoError(t, s.RemoveDocument(ctx, "vault"))
+	require.NoError(t, s.RemoveDocument(ctx, "vault"), "again")
+	require.Error(t, s.RemoveDocument(ctx, "../x"))
+	docs, err = open(t, dir).Documents(ctx)
+	require.NoError(t, err)
+	require.Equal(t, map[string][]byte{"plan-1": []byte("second")}, docs)
 }
 
 func testNotFound(t *testing.T, open opener) {
