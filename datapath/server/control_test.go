@@ -354,3 +354,29 @@ func TestStoppedServer(t *testing.T) {
 	s = r.start()
 	s.connect()
 }
+
+// What is frozen for a final cut stays so, whatever else is asked for meanwhile: the
+// agent has one order, and its answer is everybody's.
+func TestFinalCutIsAskedForOnce(t *testing.T) {
+	r := newRig(t)
+	s := r.granted()
+	a := s.connect()
+	a.base(r.src)
+	first := s.cut(true)
+	a.awaitOrder(wire.OrderFinalCut, 1)
+	second, plain := s.cut(true), s.cut(false)
+	time.Sleep(20 * often)
+	require.Nil(t, a.set(changeset.Delta, final()))
+	for _, c := range []*cutting{first, second} {
+		<-c.done
+		require.NoError(t, c.err)
+		require.Equal(t, a.tail, c.point.Position)
+	}
+	require.Equal(t, 1, a.ordered(wire.OrderFinalCut))
+	require.Zero(t, a.ordered(wire.OrderCut))
+	require.NoError(t, s.Release(t.Context(), machineID, 1))
+	a.delta(r.src.change(0, 1, r.noise(4096)))
+	<-plain.done
+	require.NoError(t, plain.err)
+	require.Equal(t, a.tail, plain.point.Position, "a cut that is not final is one after the release")
+}

@@ -344,9 +344,14 @@ func (m *machine) lost(epoch ident.Epoch) error {
 
 // ask gives the agent an order and gives its number: only a cut that is begun after
 // the agent has it answers it. mu is held.
+//
+// A final cut that is asked for is not asked for again, nor is anything else: the
+// agent would thaw what it has frozen for it.
 func (m *machine) ask(order wire.Order) uint32 {
-	m.order = order
-	m.asked++
+	if m.order != wire.OrderFinalCut {
+		m.order = order
+		m.asked++
+	}
 	m.notify()
 	return m.asked
 }
