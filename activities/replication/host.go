@@ -15,6 +15,7 @@ import (
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/datapath/stream"
+	"drover/datapath/throttle"
 	"drover/workflows/api"
 )
 
@@ -116,6 +117,10 @@ func (h *Host) grantOf(ctx context.Context, in api.GrantInput) (stream.Grant, er
 		LossLimit: in.Policy.Resync.AfterDisconnect.D(),
 		Retention: in.Policy.Retention, Compression: in.Policy.Compression,
 		Attached: in.Attached,
+		Throttle: in.Policy.Throttle,
+	}
+	if _, err := throttle.Compile(g.Throttle); err != nil {
+		return stream.Grant{}, activityerr.Wrap(api.CodeInvalid, err, "grant %s: policy %s: %v", in.Name, in.Policy.Name, err)
 	}
 	if g.Cut == 0 {
 		g.Cut = cutDefault

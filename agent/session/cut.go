@@ -61,7 +61,7 @@ func (x *session) cut(complete bool) (quiet bool, err error) {
 // frozenCut sends most of the changes while the machine runs, freezes it, and
 // sends the rest.
 func (x *session) frozenCut() (changeset.Cut, error) {
-	if err := x.pass(x.ctx, false); err != nil {
+	if err := x.approach(); err != nil {
 		return changeset.Cut{}, err
 	}
 	if x.set != nil && x.set.plain > x.welcome.BaseSetBytes/2 {
@@ -96,6 +96,26 @@ func (x *session) frozenCut() (changeset.Cut, error) {
 	}
 	c.Freeze = time.Since(c.SourceTime)
 	return c, err
+}
+
+// approach sends the changes of the running machine until what a pass sends is soon
+// through. On a slow or throttled line a pass takes long, and what changes meanwhile
+// would have to go with the machine frozen.
+func (x *session) approach() error {
+	for range maxPasses {
+		before := x.conn.WriteTime()
+		if err := x.pass(x.ctx, false); err != nil {
+			return err
+		}
+		if err := x.pack.drain(); err != nil {
+			return err
+		}
+		behind, err := x.line.settle(x.ctx, x.conn)
+		if err != nil || behind+x.conn.WriteTime()-before < settled {
+			return err
+		}
+	}
+	return nil
 }
 
 // sendFrozen sends the rest, within the time that the machine may stay frozen.

@@ -122,6 +122,14 @@ func (k *packer) tell(m wire.Message) error {
 	return k.queue.Put(&pack{message: m})
 }
 
+// drain waits until all that was added is on the line.
+func (k *packer) drain() error {
+	if err := k.flush(); err != nil {
+		return err
+	}
+	return k.queue.Drain()
+}
+
 // close ends the packer's goroutines; what was not sent is lost. The line is closed.
 func (k *packer) close() { _ = k.queue.Close() }
 

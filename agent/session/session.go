@@ -37,9 +37,7 @@ type session struct {
 	release chan struct{}     // of size 1
 	room    chan struct{}     // of size 1: a set was acknowledged
 
-	clock  sync.Mutex
-	pinged time.Time
-	offset time.Duration // add it to our clock for the server's
+	line line
 
 	pack    *packer
 	set     *openSet
@@ -131,26 +129,12 @@ func (x *session) greet() error {
 	switch m := answer.(type) {
 	case *wire.Welcome:
 		x.welcome = m
-		x.measure(begin, m.ServerTime)
+		x.line.measure(begin, m.ServerTime)
 		return x.arrange(m.Disks)
 	case *wire.Refuse:
 		return &Refused{*m}
 	}
 	return fmt.Errorf("the server answered the hello with %T", answer)
-}
-
-// measure takes the server's clock, read between begin and now.
-func (x *session) measure(begin, server time.Time) {
-	x.clock.Lock()
-	defer x.clock.Unlock()
-	now := time.Now()
-	x.offset = server.Sub(begin.Add(now.Sub(begin) / 2))
-}
-
-func (x *session) clockOffset() time.Duration {
-	x.clock.Lock()
-	defer x.clock.Unlock()
-	return x.offset
 }
 
 // read hands out what the server says.
@@ -174,10 +158,9 @@ func (x *session) read() error {
 		case *wire.Command:
 			x.ordered(*m)
 		case *wire.Pong:
-			x.clock.Lock()
-			pinged := x.pinged
-			x.clock.Unlock()
-			x.measure(pinged, m.Time)
+			if err := x.line.pong(m.Time); err != nil {
+				return err
+			}
 		case *wire.Refuse:
 			return &Refused{*m}
 		default:
@@ -214,11 +197,7 @@ func (x *session) ping() {
 			return
 		case <-ticker.C:
 		}
-		now := time.Now()
-		x.clock.Lock()
-		x.pinged = now
-		x.clock.Unlock()
-		if err := x.conn.Send(&wire.Ping{Time: now}); err != nil {
+		if _, err := x.line.ping(x.conn); err != nil {
 			x.cancel(err)
 			return
 		}

@@ -137,7 +137,7 @@ func (x *session) end(c changeset.Cut) error {
 
 // send ends the open set.
 func (x *session) send(c changeset.Cut) error {
-	c.ClockOffset = x.clockOffset()
+	c.ClockOffset = x.line.clockOffset()
 	set := x.set
 	x.set = nil
 	set.sent.position.Seq = set.seq

@@ -59,9 +59,7 @@ type Config struct {
 	Events    Events
 	Logger    *slog.Logger
 	Times     *waterfall.Table // is told what chunks wait for here; may be nil
-	// Appliers has a place for each set that may be applied at the same time, by all
-	// the pipelines that share it, in turn. nil: no bound.
-	Appliers chan struct{}
+	Slots     *Slots           // shared by all pipelines of a server; nil: no bound
 }
 
 // item is a change set on its way.

@@ -33,7 +33,7 @@ func (p *Pipeline) storeNext() error {
 		return err
 	}
 	failpoint.Hit(failpoint.Store)
-	err = p.Cache.Put(p.ctx, next.name(), content, content.Size())
+	err = p.Slots.storing(p.ctx, func() error { return p.Cache.Put(p.ctx, next.name(), content, content.Size()) })
 	if err := errors.Join(err, content.Close()); err != nil {
 		return fmt.Errorf("store change set %d: %w", next.entry.Seq, err)
 	}
@@ -60,7 +60,8 @@ func (p *Pipeline) applyNext() error {
 	if err != nil {
 		return err
 	}
-	point, err := p.apply(next)
+	var point replica.Point
+	err = p.Slots.applying(p.ctx, func() (err error) { point, err = p.apply(next); return err })
 	if err != nil {
 		return fmt.Errorf("apply change set %d: %w", next.entry.Seq, err)
 	}
@@ -81,14 +82,6 @@ func (p *Pipeline) applyNext() error {
 }
 
 func (p *Pipeline) apply(i *item) (replica.Point, error) {
-	if p.Appliers != nil {
-		select {
-		case p.Appliers <- struct{}{}:
-		case <-p.ctx.Done():
-			return replica.Point{}, p.ctx.Err()
-		}
-		defer func() { <-p.Appliers }()
-	}
 	if i.held != nil {
 		point, err := p.Writer.Apply(p.ctx, i.held)
 		if err == nil {

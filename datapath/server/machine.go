@@ -15,6 +15,7 @@ import (
 	"drover/datapath/pipeline"
 	"drover/datapath/replica"
 	"drover/datapath/stream"
+	"drover/datapath/throttle"
 	"drover/datapath/waterfall"
 	"drover/datapath/wire"
 )
@@ -61,11 +62,13 @@ type machine struct {
 	trouble string        // why it was not opened last time
 	gone    error         // why it may not be opened again; of op
 	facts   facts
-	times   waterfall.Table // by the disks' order in the replica
+	times   waterfall.Table   // by the disks' order in the replica
+	line    *throttle.Limiter // its policy's
 }
 
 func newMachine(s *Server, r record) *machine {
 	m := &machine{s: s, id: r.Grant.Spec.Machine, rec: r, changed: make(chan struct{}), seen: time.Now()}
+	m.line = throttle.NewLimiter(m.schedule(r.Grant))
 	m.facts.reset(r.Grant)
 	return m
 }
@@ -205,7 +208,7 @@ func (m *machine) startPipeline(ctx context.Context) error {
 
 func (m *machine) pipelineConfig(ctx context.Context) pipeline.Config {
 	return pipeline.Config{
-		Machine: m.id, Spool: m.s.spool, Cache: m.s.Cache, Writer: m.writer, Logger: m.s.Logger, Times: &m.times, Appliers: m.s.appliers,
+		Machine: m.id, Spool: m.s.spool, Cache: m.s.Cache, Writer: m.writer, Logger: m.s.Logger, Times: &m.times, Slots: m.s.slots,
 		Keys: keys{context.WithoutCancel(ctx), m.s},
 		Retention: func() replica.Retention {
 			m.mu.Lock()

@@ -48,10 +48,7 @@ func (x *session) receive() error {
 		if err != nil {
 			return err
 		}
-		x.m.mu.Lock()
-		x.m.seen = time.Now()
-		x.m.heard = x.m.seen
-		x.m.mu.Unlock()
+		x.alive()
 		if err := x.handle(message); err != nil {
 			return err
 		}

@@ -10,6 +10,7 @@
 //	status.go   what is told of it
 //	places.go   which store and spool are the server's
 //	session.go  one agent's session: hello, welcome, the loop
+//	pace.go     how fast it is read
 //	receive.go  a change set, from Begin to End
 //	chunk.go    its chunks: checked beside each other, written in order
 //	metrics.go  counters
@@ -36,9 +37,11 @@ import (
 	"drover/datapath/compress"
 	"drover/datapath/durable"
 	"drover/datapath/ident"
+	"drover/datapath/pipeline"
 	"drover/datapath/replica"
 	"drover/datapath/spool"
 	"drover/datapath/stream"
+	"drover/datapath/throttle"
 	"drover/datapath/vfs"
 	"drover/datapath/wire"
 )
@@ -49,7 +52,6 @@ const (
 	maxMachines  = 4096
 	maxHeaders   = 16 << 10 // bytes of an upgrade request
 	baseSetBytes = 32 << 20 // plain data of one base set
-	minAppliers  = 2        // change sets that are applied at a time, or as many as processors
 	stopLimit    = 20 * time.Second
 	watchEvery   = time.Second
 	retryBusy    = time.Second     // when an agent refused for something short comes back
@@ -67,7 +69,9 @@ type Config struct {
 	Cache    cachestore.Store
 	// SpoolLimit bounds the spool in bytes.
 	SpoolLimit int64
-	Keys       func(ctx context.Context, machine ident.MachineID, id string) (changeset.Key, error)
+	// Throttle limits what all agents together may send.
+	Throttle throttle.Schedule
+	Keys     func(ctx context.Context, machine ident.MachineID, id string) (changeset.Key, error)
 	// DiskByID has a link per attached disk, named by its backing's uuid (master target).
 	DiskByID string
 	// Denied reports revoked certificates.
@@ -85,6 +89,8 @@ type Server struct {
 	spool   *spool.Spool
 	metrics *metrics
 	started time.Time
+	line    *throttle.Limiter // what all agents share
+	slots   *pipeline.Slots   // what all pipelines share
 
 	mu       sync.Mutex
 	machines map[ident.MachineID]*machine
@@ -95,7 +101,6 @@ type Server struct {
 	checking chan struct{} // one place per chunk that may be checked at a time
 	scratch  sync.Pool     // *[]byte: memory for a chunk, decoded or encoded
 	held     atomic.Int64  // bytes of decoded data that wait to be applied
-	appliers chan struct{} // one place per change set that may be applied at a time
 
 	halt    context.Context // ends when the server stops
 	stopped context.CancelFunc
@@ -126,7 +131,8 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Config: c, spool: sp, machines: map[ident.MachineID]*machine{}, started: time.Now(),
-		checking: make(chan struct{}, 2*runtime.GOMAXPROCS(0)), scratch: sync.Pool{New: newScratch}, appliers: make(chan struct{}, max(minAppliers, runtime.GOMAXPROCS(0)))}
+		checking: make(chan struct{}, 2*runtime.GOMAXPROCS(0)), scratch: sync.Pool{New: newScratch},
+		line: throttle.NewLimiter(c.Throttle), slots: pipeline.NewSlots()}
 	if err := s.checkPlaces(context.Background()); err != nil {
 		return nil, fmt.Errorf("start %s: %w", c.Name, err)
 	}

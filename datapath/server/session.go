@@ -123,6 +123,7 @@ func (s *Server) handshake(conn *wire.Conn, known func(), log *slog.Logger) (*se
 		x.leave()
 		return nil, err
 	}
+	x.pace()
 	return x, nil
 }
 

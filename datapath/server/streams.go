@@ -125,6 +125,7 @@ func (m *machine) take(ctx context.Context, g stream.Grant) error {
 		return err
 	}
 	m.rec = rec
+	m.line.Set(m.schedule(g))
 	m.seen = time.Now()
 	if newer {
 		m.fenced, m.order = nil, 0

@@ -10,6 +10,7 @@ import (
 	"drover/datapath/codec"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/throttle"
 	"drover/datapath/waterfall"
 )
 
@@ -28,6 +29,8 @@ type Grant struct {
 	Attached bool `json:"attached,omitempty"`
 	// Compression says what chunks are encoded with, and where.
 	Compression codec.Choice `json:"compression,omitzero"`
+	// Throttle limits what the machine may send, by the time of day.
+	Throttle []throttle.Rule `json:"throttle,omitempty"`
 }
 
 // Phase is what a machine's stream is doing.

@@ -40,6 +40,7 @@ type Conn struct {
 
 	idle          time.Duration
 	read, written atomic.Int64
+	writing       atomic.Int64 // nanoseconds
 
 	// sending
 	queued  atomic.Int32 // callers inside Send
@@ -54,6 +55,7 @@ type Conn struct {
 	in      frameState
 	r       io.Reader
 	payload []byte
+	pace    func(n int) // nil: not paced
 
 	nonce     atomic.Uint64
 	lingerMu  sync.Mutex
@@ -97,6 +99,15 @@ func (c *Conn) SetIdleTimeout(d time.Duration) { c.idle = d }
 
 // PingInterval is how often each side sends a Ping, for the other not to close.
 func (c *Conn) PingInterval() time.Duration { return c.idle / (IdleTimeout / PingInterval) }
+
+// WriteTime is how long all writes together took: on a line that is slower than
+// what is sent, nearly all the time.
+func (c *Conn) WriteTime() time.Duration { return time.Duration(c.writing.Load()) }
+
+// Pace lets wait be called with the size of every read before its bytes are used:
+// while it waits nothing more is read, and TCP holds the other side back. It is
+// for whoever calls Receive to set.
+func (c *Conn) Pace(wait func(n int)) { c.pace = wait }
 
 // SetNonce sets the session's nonce for both directions. Sending or receiving a
 // Welcome does it already.
@@ -237,6 +248,7 @@ type meteredWriter Conn
 
 func (w *meteredWriter) Write(p []byte) (n int, err error) {
 	const chunk = 16 << 10
+	defer func(begin time.Time) { w.writing.Add(int64(time.Since(begin))) }(time.Now())
 	for n < len(p) {
 		part := p[n:min(n+chunk, len(p))]
 		if err := w.conn.SetWriteDeadline(time.Now().Add(w.idle)); err != nil {
@@ -268,6 +280,9 @@ func (r *meteredReader) Read(p []byte) (int, error) {
 	}
 	n, err := r.conn.Read(p)
 	r.read.Add(int64(n))
+	if r.pace != nil {
+		r.pace(n)
+	}
 	return n, err
 }
 

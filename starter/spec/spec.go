@@ -15,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 
+	"drover/datapath/throttle"
 	"drover/workflows/api"
 )
 
@@ -49,8 +50,23 @@ func (e *Error) Error() string {
 // ReadPolicy reads and checks a policy.
 func ReadPolicy(path string) (api.Policy, error) {
 	var p api.Policy
-	err := read(path, &p, func() []api.FieldError { return api.ValidatePolicy(p) })
+	err := read(path, &p, func() []api.FieldError {
+		wrong := append(api.ValidatePolicy(p), zones("throttle", p.Throttle)...)
+		if p.Failback != nil {
+			wrong = append(wrong, zones("failback.throttle", p.Failback.Throttle)...)
+		}
+		return wrong
+	})
 	return p, err
+}
+
+// zones gives the time zones that do not exist, which workflows cannot look up.
+func zones(at string, rules []throttle.Rule) []api.FieldError {
+	var out []api.FieldError
+	for _, p := range throttle.CheckZones(rules) {
+		out = append(out, api.FieldError{Path: at + p.Path, Reason: p.Reason})
+	}
+	return out
 }
 
 // ReadPlan reads and checks a recovery plan.
@@ -123,9 +139,11 @@ func problem(path string, err error) Problem {
 // placeOfValue finds the first value that the reason quotes: a type's own decoder
 // says what is wrong, but not where.
 func placeOfValue(root ast.Node, reason string) (line, column int) {
-	for _, n := range ast.Filter(ast.StringType, root) {
-		if s, ok := n.(*ast.StringNode); ok && s.Value != "" && strings.Contains(reason, strconv.Quote(s.Value)) {
-			return position(n)
+	for _, kind := range []ast.NodeType{ast.StringType, ast.IntegerType, ast.FloatType} {
+		for _, n := range ast.Filter(kind, root) {
+			if v := n.GetToken().Value; v != "" && strings.Contains(reason, strconv.Quote(v)) {
+				return position(n)
+			}
 		}
 	}
 	return 0, 0

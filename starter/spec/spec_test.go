@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"drover/datapath/throttle"
 )
 
 func write(t *testing.T, text string) string {
@@ -22,6 +24,8 @@ func TestExamples(t *testing.T) {
 	require.Equal(t, 30*time.Second, p.CutInterval.D())
 	require.Equal(t, 360*time.Hour, p.Retention.Keep)
 	require.Equal(t, 2*time.Hour, p.Retention.Steps[0].Until)
+	require.Equal(t, throttle.Rate(2_500_000), p.Throttle[0].Limit)
+	require.Equal(t, "18:00", p.Throttle[0].Window.End)
 	plan, err := ReadPlan("../../docs/examples/plan.yaml")
 	require.NoError(t, err)
 	require.Equal(t, "app-2", plan.Groups[1].Machines[1].Name)
@@ -46,6 +50,22 @@ func TestPlansThatAreRefused(t *testing.T) {
 			require.ErrorContains(t, err, c.want)
 			var e *Error
 			require.ErrorAs(t, err, &e)
+		})
+	}
+}
+
+func TestThrottlesThatAreRefused(t *testing.T) {
+	const policy = "name: gold\ncutInterval: 30s\nthrottle:\n  - limit: "
+	for _, c := range []struct{ name, text, want string }{
+		{"none", "0Mbit/s\n", ":4:12: throttle[0].limit: 0B/s: want 512kbit/s to"},
+		{"no unit", "20\n", `:4:12: rate "20": want a whole number`},
+		{"no zone", "1Mbit/s\n    window: {start: \"08:00\", end: \"18:00\"}\n", "throttle[0].window.timeZone: \"\": want an IANA name"},
+		{"zone", "1Mbit/s\n    window: {timeZone: Mars/Base, start: \"08:00\", end: \"18:00\"}\n", ":5:24: throttle[0].window.timeZone: \"Mars/Base\": no such time zone"},
+		{"failback", "1Mbit/s\nfailback:\n  cutInterval: 30s\n  throttle:\n    - limit: 1Mbit/s\n      window: {timeZone: Mars/Base, start: \"08:00\", end: \"18:00\"}\n", "f.yaml:9:26: failback.throttle[0].window.timeZone"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := ReadPolicy(write(t, policy+c.text))
+			require.ErrorContains(t, err, c.want)
 		})
 	}
 }

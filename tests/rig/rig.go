@@ -32,6 +32,7 @@ import (
 	"drover/datapath/replica/file"
 	"drover/datapath/server"
 	pipe "drover/datapath/stream"
+	"drover/datapath/throttle"
 	"drover/datapath/vfs"
 	"drover/datapath/wire"
 	"drover/datapath/wire/wiretest"
@@ -58,8 +59,9 @@ type Rig struct {
 	Via     string        // where the agent dials, instead of the server's address
 	Device  string        // of the first disk, instead of its image file
 	Hooks   *quiesce.Hooks
-	// Compression of the grants that follow.
+	// Compression and Throttle of the grants that follow.
 	Compression codec.Choice
+	Throttle    []throttle.Rule
 	// Retention of the grants that follow; with Keep 0 the default.
 	Retention replica.Retention
 	// FS is where the server's files are; nil: the system's, in Dir.
@@ -85,7 +87,19 @@ var ServerPeer = ident.Peer{Role: ident.RoleProcessServer, Name: "ps-1"}
 
 // New makes the disks as sparse files; nothing runs yet.
 func New(t *testing.T, sizes ...int64) *Rig {
-	r := &Rig{T: t, Dir: t.TempDir(), Machine: ident.NewMachineID("vc", t.Name()), CA: wiretest.NewCA(t), Hooks: &quiesce.Hooks{}}
+	return newMachine(t, t.Name(), wiretest.NewCA(t), sizes)
+}
+
+// Another makes another machine of the same server, which must run.
+func (r *Rig) Another(name string, sizes ...int64) *Rig {
+	r.T.Helper()
+	out := newMachine(r.T, name, r.CA, sizes)
+	out.Server, out.Address = r.Server, r.Address
+	return out
+}
+
+func newMachine(t *testing.T, name string, ca *wiretest.CA, sizes []int64) *Rig {
+	r := &Rig{T: t, Dir: t.TempDir(), Machine: ident.NewMachineID("vc", name), CA: ca, Hooks: &quiesce.Hooks{}}
 	for i, size := range sizes {
 		uuid := string(rune('a' + i))
 		require.NoError(t, os.WriteFile(r.Path(uuid), nil, 0o600))
@@ -216,7 +230,7 @@ func (r *Rig) Grant(epoch ident.Epoch, cut time.Duration) {
 		retention = replica.DefaultRetention()
 	}
 	require.NoError(r.T, r.Server.Grant(r.T.Context(), pipe.Grant{
-		Epoch: epoch, Instance: Instance, Spec: spec, Cut: cut, Retention: retention, Compression: r.Compression,
+		Epoch: epoch, Instance: Instance, Spec: spec, Cut: cut, Retention: retention, Compression: r.Compression, Throttle: r.Throttle,
 	}))
 }
 

@@ -97,6 +97,8 @@ type ProcessServer struct {
 	Store        Store    `yaml:"store"`
 	Cache        Cache    `yaml:"cache"`
 	Spool        Spool    `yaml:"spool"`
+	// Throttle limits what all agents together may send.
+	Throttle []ThrottleRule `yaml:"throttle"`
 	// DiskByID is the directory of links to attached disks, by backing uuid; only
 	// of a master target.
 	DiskByID string `yaml:"diskById"`
@@ -162,6 +164,7 @@ func LoadProcessServer(file string) (*ProcessServer, error) {
 	if c.DiskByID != "" && c.Role != ident.RoleMasterTarget {
 		d.fail("$.diskById", "only a %s has attached disks", ident.RoleMasterTarget)
 	}
+	d.throttle("$.throttle", c.ThrottleRules())
 	d.optionalPath(&c.DiskByID)
 	return c, d.err()
 }

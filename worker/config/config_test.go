@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"drover/datapath/ident"
+	"drover/datapath/throttle"
 )
 
 const configServer = `name: cs-1
@@ -74,8 +75,11 @@ func TestProcessServer(t *testing.T) {
 func TestExamples(t *testing.T) {
 	_, err := LoadConfigServer("../../docs/examples/config-server.yaml")
 	require.NoError(t, err)
-	_, err = LoadProcessServer("../../docs/examples/process-server.yaml")
+	p, err := LoadProcessServer("../../docs/examples/process-server.yaml")
 	require.NoError(t, err)
+	require.Equal(t, throttle.Rate(25_000_000), p.ThrottleRules()[0].Limit)
+	require.Equal(t, "Europe/Berlin", p.ThrottleRules()[0].Window.TimeZone)
+	require.Len(t, p.ThrottleRules()[0].Window.Days, 5)
 }
 
 func TestDefaults(t *testing.T) {
@@ -114,6 +118,11 @@ func TestProcessServerErrors(t *testing.T) {
 		"size":     {"spool: {limit: 2GB}\n", ":12: ", "want a whole number"},
 		"small":    {"spool: {limit: 1KiB}\n", ":12: ", "at least 64MiB"},
 		"negative": {"spool: {limit: -5}\n", ":12: ", "want a whole number"},
+		"rate":     {"throttle:\n  - limit: 20Mbit\n", ":13: ", "such as 20Mbit/s"},
+		"no limit": {"throttle:\n  - limit: 1Mbit/s\n  - {limit: 0Mbit/s}\n", ":14: throttle[1].limit", "to stop a machine use drover pause"},
+		"zone":     {"throttle:\n  - limit: 1Mbit/s\n    window:\n      {timeZone: Mars/Base, start: \"08:00\", end: \"18:00\"}\n", ":15: throttle[0].window.timeZone", "no such time zone"},
+		"day":      {"throttle:\n  - limit: 1Mbit/s\n    window: {timeZone: UTC, start: \"08:00\", end: \"18:00\",\n      days: [mon, Sun]}\n", ":15: throttle[0].window.days[1]", "want mon"},
+		"unknown":  {"throttle:\n  - limit: 1Mbit/s\n    windows: []\n", ":14: ", "windows"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			content := masterTarget[:len(masterTarget)-len("spool: {limit: 2GiB}\ndiskById: ../by-uuid\n")] + "diskById: ../by-uuid\n" + tc.more

@@ -22,6 +22,7 @@ import (
 	"drover/datapath/cachestore"
 	"drover/datapath/replica/file"
 	"drover/datapath/server"
+	"drover/datapath/throttle"
 	"drover/worker"
 	"drover/worker/config"
 	"drover/worker/service"
@@ -88,9 +89,13 @@ func (h *host) open(metrics prometheus.Registerer) error {
 	if h.store, err = file.Open(c.Store.File); err != nil {
 		return err
 	}
+	limits, err := throttle.Compile(c.ThrottleRules())
+	if err != nil {
+		return errors.Join(err, h.store.Close())
+	}
 	h.streams, err = server.New(server.Config{
 		Name: c.Name, StateDir: c.State, TLS: h.identity.ServerTLS(),
-		Store: h.store, Cache: cache, SpoolLimit: int64(c.Spool.Limit), Keys: h.keys.Key,
+		Store: h.store, Cache: cache, SpoolLimit: int64(c.Spool.Limit), Throttle: limits, Keys: h.keys.Key,
 		DiskByID: c.DiskByID, Denied: h.denied.Denied, Logger: h.log, Metrics: metrics,
 	})
 	if err == nil {

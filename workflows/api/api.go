@@ -12,6 +12,7 @@ import (
 	"drover/datapath/codec"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/throttle"
 )
 
 // Workflow types. They stand in histories: never rename.
@@ -171,6 +172,8 @@ type Policy struct {
 	Resync             ResyncPolicy      `json:"resync"`
 	// Compression of what is sent and stored; absent is auto, at the agent.
 	Compression codec.Choice `json:"compression,omitzero"`
+	// Throttle limits the bandwidth of each machine, in windows of time.
+	Throttle []throttle.Rule `json:"throttle,omitempty"`
 	// Failback is made from the rest when absent; see FailbackPolicy.
 	Failback *Policy `json:"failback,omitempty"`
 }
@@ -185,12 +188,7 @@ type ResyncPolicy struct {
 }
 
 // Window is a daily window of time.
-type Window struct {
-	TimeZone string   `json:"timeZone"`       // IANA name
-	Start    string   `json:"start"`          // "22:00"
-	End      string   `json:"end"`            // "06:00", may be on the next day
-	Days     []string `json:"days,omitempty"` // "mon".."sun" on which it starts; empty is every day
-}
+type Window = throttle.Window
 
 // Target says what a machine becomes on the target side.
 type Target struct {

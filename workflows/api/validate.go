@@ -3,9 +3,10 @@ package api
 import (
 	"fmt"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
+
+	"drover/datapath/throttle"
 )
 
 // FieldError says which field of a document is wrong and why.
@@ -87,6 +88,9 @@ func (c *checker) policy(at string, p Policy) {
 	}
 	c.retention(at+"retention", p)
 	c.window(at+"resync.window", p.Resync.Window)
+	for _, wrong := range throttle.Check(p.Throttle) {
+		c.fail(at+"throttle"+wrong.Path, "%s", wrong.Reason)
+	}
 }
 
 func (c *checker) retention(at string, p Policy) {
@@ -117,16 +121,8 @@ func (c *checker) window(at string, w Window) {
 	if w.Start == "" && w.End == "" && w.TimeZone == "" && len(w.Days) == 0 {
 		return
 	}
-	for _, f := range [][2]string{{"start", w.Start}, {"end", w.End}} {
-		name, text := f[0], f[1]
-		if _, err := time.Parse("15:04", text); err != nil {
-			c.fail(at+"."+name, "%q: want a time such as 22:00", text)
-		}
-	}
-	for i, d := range w.Days {
-		if !slices.Contains([]string{"mon", "tue", "wed", "thu", "fri", "sat", "sun"}, d) {
-			c.fail(fmt.Sprintf("%s.days[%d]", at, i), "%q: want mon, tue, wed, thu, fri, sat or sun", d)
-		}
+	for _, p := range w.Check() {
+		c.fail(at+p.Path, "%s", p.Reason)
 	}
 }
 
