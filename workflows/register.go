@@ -11,6 +11,7 @@ import (
 	"drover/workflows/plan"
 	"drover/workflows/points"
 	"drover/workflows/resync"
+	"drover/workflows/servers"
 	"drover/workflows/vault"
 )
 
@@ -36,6 +37,7 @@ func All() []Named {
 		{api.WorkflowDiscovery, discovery.Workflow},
 		{api.WorkflowVault, vault.Workflow},
 		{api.WorkflowListPoints, points.List},
+		{api.WorkflowListServers, servers.List},
 		{api.WorkflowCheckPlan, plan.Check},
 	}
 }

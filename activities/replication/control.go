@@ -15,6 +15,7 @@ import (
 	"drover/activities/activityerr"
 	"drover/agent/controlapi"
 	"drover/datapath/cachestore"
+	"drover/datapath/health"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/workflows/api"
@@ -29,6 +30,8 @@ type Server struct {
 	Address  string // where agents reach it, host:port
 	LastSeen time.Time
 	Assigned int // machines that are assigned to it now
+	Version  string
+	Health   *health.Report // as it said last; nil: it never did
 }
 
 // Registry is what is asked of the configuration server's registry.
@@ -74,6 +77,7 @@ func (c *Control) Activities() map[string]any {
 		api.ActChoosePoint:   c.ChoosePoint,
 		api.ActReleasePoint:  c.ReleasePoint,
 		api.ActRemoveReplica: c.RemoveReplica,
+		api.ActListServers:   c.ListServers,
 	}
 }
 

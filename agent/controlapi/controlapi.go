@@ -12,6 +12,7 @@ package controlapi
 import (
 	"time"
 
+	"drover/datapath/health"
 	"drover/datapath/ident"
 )
 
@@ -86,6 +87,8 @@ type Heartbeat struct {
 	Inventory *Inventory `json:"inventory,omitempty"`
 	// DataAddress, of a process server or master target.
 	DataAddress string `json:"dataAddress,omitempty"`
+	// Health, of a process server or master target.
+	Health *health.Report `json:"health,omitempty"`
 }
 
 // HeartbeatResponse carries the server's clock.

@@ -253,6 +253,7 @@ func (m *machine) onStored(s changeset.Summary) {
 
 func (m *machine) onApplied(s changeset.Summary, _ replica.Point) {
 	m.s.metrics.sets.WithLabelValues("applied").Inc()
+	m.s.drained.Add(s.StoredBytes)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.facts.applied = s.Position()

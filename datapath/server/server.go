@@ -9,6 +9,7 @@
 //	machine.go  one machine: replica, pipeline, what is known of it
 //	status.go   what is told of it
 //	places.go   which store and spool are the server's
+//	load.go     what is told of the server's health
 //	session.go  one agent's session: hello, welcome, the loop
 //	pace.go     how fast it is read
 //	receive.go  a change set, from Begin to End
@@ -91,6 +92,7 @@ type Server struct {
 	started time.Time
 	line    *throttle.Limiter // what all agents share
 	slots   *pipeline.Slots   // what all pipelines share
+	drained atomic.Int64      // bytes applied since the start
 
 	mu       sync.Mutex
 	machines map[ident.MachineID]*machine

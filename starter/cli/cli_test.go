@@ -16,6 +16,7 @@ import (
 	"go.temporal.io/sdk/mocks"
 	"go.temporal.io/sdk/temporal"
 
+	"drover/datapath/health"
 	"drover/datapath/ident"
 	"drover/datapath/stream"
 	"drover/datapath/waterfall"
@@ -171,4 +172,16 @@ func TestSize(t *testing.T) {
 	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 384 << 20: "384.0 MiB", 5 << 40: "5.0 TiB"} {
 		require.Equal(t, want, size(n))
 	}
+}
+
+func TestServersShowWhatIsWrong(t *testing.T) {
+	now := time.Now()
+	var out bytes.Buffer
+	printServers(&out, []api.ServerStatus{
+		{Name: "ps-1", Role: ident.RoleProcessServer, LastSeen: now.Add(-3 * time.Second), Assigned: 7, Health: health.Evaluate(health.Sample{CPU: 97, Memory: 10, DiskFree: -1, SpoolLimit: 1})},
+		{Name: "ps-2", Role: ident.RoleProcessServer},
+	}, now)
+	require.Regexp(t, `ps-1 .*Critical .*3s ago .* 7 `, out.String())
+	require.Regexp(t, `ps-2 .* - .*never`, out.String())
+	require.Contains(t, out.String(), "ps-1: Critical DRV-5001 processors: the processors are 97 % busy\n    Move machines")
 }

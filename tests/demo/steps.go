@@ -43,7 +43,12 @@ func (d *demo) discover(ctx context.Context) error {
 	if _, err := d.show(ctx, d.AddVCenterArgs()...); err != nil {
 		return err
 	}
-	out, err := d.show(ctx, "discover", lab.VCenterName)
+	out, err := d.show(ctx, "servers")
+	if err != nil {
+		return err
+	}
+	d.print(out)
+	out, err = d.show(ctx, "discover", lab.VCenterName)
 	if err != nil {
 		return err
 	}

@@ -234,6 +234,9 @@ func (s *Server) doHeartbeat(r *http.Request, peer ident.Peer) (any, error) {
 		return nil, err
 	}
 	hb.DataAddress = dataAddress(peer, hb.DataAddress)
+	if peer.Role == ident.RoleAgent {
+		hb.Health = nil // it is of servers
+	}
 	now := time.Now()
 	if err := s.Registry.Heard(peer, hb, now); errors.Is(err, registry.ErrInvalid) {
 		return nil, fail(http.StatusBadRequest, controlapi.CodeBadRequest, "%v", err)

@@ -13,6 +13,7 @@ import (
 
 	"drover/agent/controlapi"
 	"drover/datapath/durable"
+	"drover/datapath/health"
 	"drover/datapath/ident"
 )
 
@@ -85,6 +86,7 @@ type heartbeats struct {
 	}
 	beat   controlapi.Heartbeat // but for the time
 	denied *denyList
+	health func() health.Report
 	every  time.Duration
 	log    *slog.Logger
 	heard  atomic.Bool // the configuration server has answered once
@@ -118,6 +120,8 @@ func (h *heartbeats) Run(ctx context.Context) error {
 func (h *heartbeats) once(ctx context.Context) error {
 	beat := h.beat
 	beat.Time = time.Now().UTC()
+	report := h.health()
+	beat.Health = &report
 	answer, err := h.client.Heartbeat(ctx, beat)
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"drover/agent/controlapi"
+	"drover/datapath/health"
 	"drover/datapath/ident"
 	"drover/worker/config"
 )
@@ -62,7 +63,7 @@ func TestHeartbeats(t *testing.T) {
 	require.NoError(t, err)
 	k := &taker{fail: 2, denied: []string{m.String()}}
 	h := &heartbeats{
-		client: k, denied: d, every: time.Millisecond, log: slog.New(slog.DiscardHandler),
+		client: k, denied: d, every: time.Millisecond, health: func() health.Report { return health.Report{Status: health.Warning} }, log: slog.New(slog.DiscardHandler),
 		beat: controlapi.Heartbeat{DataAddress: "ps:9443"},
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -73,6 +74,7 @@ func TestHeartbeats(t *testing.T) {
 	require.NoError(t, <-done)
 	require.True(t, h.heard.Load())
 	require.Equal(t, "ps:9443", k.last.Load().DataAddress)
+	require.Equal(t, health.Warning, k.last.Load().Health.Status)
 	require.False(t, k.last.Load().Time.IsZero())
 }
 

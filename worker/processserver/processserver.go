@@ -20,6 +20,7 @@ import (
 	"drover/agent/controlapi"
 	"drover/agent/enrol"
 	"drover/datapath/cachestore"
+	"drover/datapath/health/monitor"
 	"drover/datapath/replica/file"
 	"drover/datapath/server"
 	"drover/datapath/throttle"
@@ -41,6 +42,7 @@ type host struct {
 	control  *controlapi.Client
 	store    *file.Store
 	streams  *server.Server
+	health   *monitor.Monitor
 	denied   *denyList
 	keys     *keys
 	beats    *heartbeats
@@ -104,8 +106,9 @@ func (h *host) open(metrics prometheus.Registerer) error {
 	if err != nil {
 		return errors.Join(err, h.store.Close())
 	}
+	h.health = monitor.New(monitor.Config{Load: h.streams.Load, Logger: h.log, Metrics: metrics})
 	h.beats = &heartbeats{
-		client: h.control, denied: h.denied, every: heartbeatEvery, log: h.log,
+		client: h.control, denied: h.denied, health: h.health.Report, every: heartbeatEvery, log: h.log,
 		beat: controlapi.Heartbeat{Instance: instance(c), Version: service.Version(), State: "serving", DataAddress: c.Advertise},
 	}
 	return nil
@@ -144,6 +147,7 @@ func (h *host) serve(ctx context.Context, metrics prometheus.Gatherer) error {
 		h.identity.KeepRenewed(ctx, h.control, h.log)
 		return nil
 	})
+	g.Go(h.health.Run)
 	g.Go(h.beats.Run)
 	g.Go(h.temporal.Run)
 	g.Go((&mirror{vault: h.temporal.Client, store: h.store, log: h.log}).Run)

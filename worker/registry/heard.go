@@ -10,6 +10,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"drover/agent/controlapi"
+	"drover/datapath/health"
 	"drover/datapath/ident"
 )
 
@@ -33,6 +34,7 @@ type heard struct {
 	Detail      string                `json:"detail,omitempty"`
 	DataAddress string                `json:"dataAddress,omitempty"`
 	Inventory   *controlapi.Inventory `json:"inventory,omitempty"`
+	Health      *health.Report        `json:"health,omitempty"`
 
 	kept time.Time // LastSeen as it stands in the file
 }
@@ -53,7 +55,7 @@ type AgentRecord struct {
 // the file once a minute.
 func (r *Registry) Heard(peer ident.Peer, hb controlapi.Heartbeat, at time.Time) error {
 	h := &heard{Version: clip(hb.Version, maxVersion), LastSeen: at, State: clip(hb.State, maxState),
-		Detail: clip(hb.Detail, maxDetail), DataAddress: clip(hb.DataAddress, maxAddress), Inventory: hb.Inventory}
+		Detail: clip(hb.Detail, maxDetail), DataAddress: clip(hb.DataAddress, maxAddress), Inventory: hb.Inventory, Health: clipHealth(hb.Health)}
 	if hb.Inventory != nil {
 		if b, err := json.Marshal(hb.Inventory); err != nil || len(b) > maxInventory {
 			return fmt.Errorf("heartbeat of %s: %w inventory of %d bytes, at most %d", peer, ErrInvalid, len(b), maxInventory)
@@ -102,7 +104,7 @@ func (r *Registry) remember(peer ident.Peer, instance string, h *heard) (news bo
 		return false, nil // overtaken by a newer one
 	}
 	news = h.Inventory != nil || h.LastSeen.Sub(last.kept) >= keepEvery || h.Version != last.Version ||
-		h.State != last.State || h.Detail != last.Detail || h.DataAddress != last.DataAddress
+		h.State != last.State || h.Detail != last.Detail || h.DataAddress != last.DataAddress || statusOf(h.Health) != statusOf(last.Health)
 	if h.Inventory == nil {
 		h.Inventory = last.Inventory
 	}
@@ -157,12 +159,32 @@ func (r *Registry) newest(peer ident.Peer, s ServerRecord) ServerRecord {
 		if h.LastSeen.Before(s.LastSeen) {
 			continue
 		}
-		s.LastSeen, s.Version = h.LastSeen, h.Version
+		s.LastSeen, s.Version, s.Health = h.LastSeen, h.Version, h.Health
 		if h.DataAddress != "" {
 			s.DataAddress = h.DataAddress
 		}
 	}
 	return s
+}
+
+// clipHealth bounds what a server says of its health.
+func clipHealth(r *health.Report) *health.Report {
+	if r == nil {
+		return nil
+	}
+	out := &health.Report{Status: health.Status(clip(string(r.Status), maxState)), Time: r.Time}
+	for _, f := range r.Findings[:min(len(r.Findings), health.MaxFindings)] {
+		out.Findings = append(out.Findings, health.Finding{Code: clip(f.Code, maxState), Component: clip(f.Component, maxState),
+			Status: health.Status(clip(string(f.Status), maxState)), Cause: clip(f.Cause, maxDetail), Action: clip(f.Action, maxDetail)})
+	}
+	return out
+}
+
+func statusOf(r *health.Report) health.Status {
+	if r == nil {
+		return ""
+	}
+	return r.Status
 }
 
 func heardKey(peer ident.Peer, instance string) []byte {

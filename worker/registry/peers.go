@@ -8,6 +8,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"drover/datapath/health"
 	"drover/datapath/ident"
 )
 
@@ -201,7 +202,8 @@ type ServerRecord struct {
 	DataAddress string // host:port for agents
 	LastSeen    time.Time
 	Version     string
-	Assigned    int // machines that are assigned to it now
+	Assigned    int            // machines that are assigned to it now
+	Health      *health.Report // as it said last; nil: it never did
 }
 
 // Servers lists the servers of a role that are enrolled and not revoked, by name.

@@ -16,6 +16,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"drover/agent/controlapi"
+	"drover/datapath/health"
 	"drover/datapath/ident"
 )
 
@@ -265,6 +266,33 @@ func TestServers(t *testing.T) {
 	got, err = r.Servers(ident.RoleProcessServer)
 	require.NoError(t, err)
 	require.Equal(t, []ServerRecord{{Name: "ps-1", Role: ident.RoleProcessServer, DataAddress: "c:2", LastSeen: at, Version: "2", Assigned: 1}}, got)
+}
+
+func TestHealthOfServers(t *testing.T) {
+	dir := t.TempDir()
+	r := open(t, dir)
+	health1 := func() *health.Report {
+		got, err := r.Servers(ident.RoleProcessServer)
+		require.NoError(t, err)
+		require.Len(t, got, 1)
+		return got[0].Health
+	}
+	at := time.Now()
+	require.NoError(t, r.Heard(ps1, controlapi.Heartbeat{}, at))
+	require.Nil(t, health1())
+	bad := health.Report{Status: health.Warning}
+	for range 2 * health.MaxFindings {
+		bad.Findings = append(bad.Findings, health.Finding{Code: health.CodeCPU, Status: health.Warning, Cause: strings.Repeat("x", 2*maxDetail)})
+	}
+	require.NoError(t, r.Heard(ps1, controlapi.Heartbeat{Health: &bad}, at.Add(time.Second)))
+	got := health1()
+	require.Equal(t, health.Warning, got.Status)
+	require.Len(t, got.Findings, health.MaxFindings)
+	require.Len(t, got.Findings[0].Cause, maxDetail)
+	require.NoError(t, r.Heard(ps1, controlapi.Heartbeat{Health: &health.Report{Status: health.OK}}, at.Add(2*time.Second)))
+	require.NoError(t, r.Close())
+	r = open(t, dir)
+	require.Equal(t, health.OK, health1().Status, "a change is kept at once")
 }
 
 func TestRevocations(t *testing.T) {

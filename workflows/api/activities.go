@@ -27,6 +27,7 @@ const (
 	ActListPoints     = "replication.ListPoints"     // machine id -> []replica.Point
 	ActChoosePoint    = "replication.ChoosePoint"    // ChoosePointInput -> replica.Point; holds it
 	ActReleasePoint   = "replication.ReleasePoint"   // ReleasePointInput
+	ActListServers    = "replication.ListServers"    // nothing -> []ServerStatus
 	ActRemoveReplica  = "replication.RemoveReplica"  // FenceInput: deletes replica, points and cache objects
 	ActGrant          = "replication.Grant"          // host: GrantInput
 	ActRevoke         = "replication.Revoke"         // host: FenceInput

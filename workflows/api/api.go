@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"drover/datapath/codec"
+	"drover/datapath/health"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/datapath/throttle"
@@ -29,7 +30,8 @@ const (
 	WorkflowDiscovery          = "Discovery"
 	WorkflowVault              = "Vault"
 	WorkflowListPoints         = "ListPoints"
-	WorkflowCheckPlan          = "CheckPlan" // Plan -> []FieldError: what would be refused
+	WorkflowListServers        = "ListServers" // nothing -> []ServerStatus
+	WorkflowCheckPlan          = "CheckPlan"   // Plan -> []FieldError: what would be refused
 	WorkflowResyncWindow       = "ResyncWindow"
 )
 
@@ -198,6 +200,19 @@ type Target struct {
 	TestNetwork string            `json:"testNetwork"`
 	Address     string            `json:"address,omitempty"` // static IP to keep
 	Tags        map[string]string `json:"tags,omitempty"`
+}
+
+// ServerStatus is a process server or master target as the configuration server
+// knows it.
+type ServerStatus struct {
+	Name     string     `json:"name"`
+	Role     ident.Role `json:"role"`
+	Address  string     `json:"address"` // where agents reach it
+	Version  string     `json:"version"`
+	LastSeen time.Time  `json:"lastSeen,omitzero"` // zero: never
+	Assigned int        `json:"assigned"`          // machines
+	// Health is what the server found of itself, and whether it is heard.
+	Health health.Report `json:"health"`
 }
 
 // PointChoice selects the recovery point of a failover.

@@ -41,6 +41,13 @@ func ListPoints(ctx workflow.Context, machine ident.MachineID) ([]replica.Point,
 	return run[[]replica.Point](ctx, api.ActListPoints, control(), machine)
 }
 
+// ListServers lists the process servers and master targets with their health.
+func ListServers(ctx workflow.Context) ([]api.ServerStatus, error) {
+	var out []api.ServerStatus
+	err := workflow.ExecuteActivity(workflow.WithActivityOptions(ctx, control()), api.ActListServers).Get(ctx, &out)
+	return out, err
+}
+
 // HostListPoints lists the recovery points in a server's own store.
 func HostListPoints(ctx workflow.Context, server string, machine ident.MachineID) ([]replica.Point, error) {
 	return run[[]replica.Point](ctx, api.ActHostListPoints, host(server), machine)
