@@ -40,6 +40,8 @@ func newMetrics(r prometheus.Registerer, s *Server) *metrics {
 			func() float64 { used, _ := s.spool.Usage(); return float64(used) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "drover_spool_limit_bytes", Help: "Bytes the spool may take."},
 			func() float64 { _, limit := s.spool.Usage(); return float64(limit) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "drover_throttle_limit_bytes_per_second", Help: "What all agents together may send now; 0 without a limit."},
+			func() float64 { return float64(s.line.Limit()) }),
 		waits{s},
 	)
 	return m
