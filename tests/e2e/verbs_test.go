@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"errors"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -83,7 +84,10 @@ func TestVerbs(t *testing.T) {
 	_, err = w.ReplicaState(w.ctx, "seed", w.vms["app-1"].Machine)
 	require.Error(t, err, "its replica is deleted")
 	w.prove("seed", "db-1")
-	require.FileExists(t, w.Path("seed", "documents", "plan-shop"), "applied minutes ago")
+	require.Eventually(t, func() bool {
+		_, err := os.Stat(w.Path("seed", "documents", "plan-shop"))
+		return err == nil
+	}, stateLimit, 100*time.Millisecond, "the process server brings the plan to the store, also after Temporal was away")
 	w.recoverAlone("db-1")
 }
 
