@@ -62,6 +62,8 @@ func (d *disk) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
+func (*disk) ReadSums(int64, []uint64) error { return errors.ErrUnsupported }
+
 // ranges that hold data: the first block, and everything from the third MiB.
 func (d *disk) NextData(offset int64) (checksum.Range, bool, error) {
 	for _, r := range []checksum.Range{{Offset: 0, Length: 4096}, {Offset: 2 << 20, Length: 2 << 20}} {

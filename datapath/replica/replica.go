@@ -180,6 +180,9 @@ type DiskReader interface {
 	io.ReaderAt
 	io.Closer
 	Size() int64
+	// ReadSums fills dst with the level-0 checksums of the blocks from first on, as the
+	// store's map has them: the stored bytes are not read.
+	ReadSums(first int64, dst []uint64) error
 	// NextData gives the next range from offset on that may hold data other than
 	// zeros, so that copies stay sparse. ok is false when none is left.
 	NextData(offset int64) (r checksum.Range, ok bool, err error)

@@ -301,6 +301,49 @@ func (d *diskReader) readOnce(b []byte, off int64) error {
 	return nil
 }
 
+// ReadSums gives checksums as of the point, in the same order of steps as readOnce.
+func (d *diskReader) ReadSums(first int64, dst []uint64) error {
+	blocks := checksum.Blocks(d.disk.Size)
+	if first < 0 || first > blocks-int64(len(dst)) {
+		return fmt.Errorf("read checksums of disk %s at point %d: blocks %d to %d of %d", d.id, d.point, first, first+int64(len(dst)), blocks)
+	}
+	if err := d.readSums(first, dst); err != nil {
+		return fmt.Errorf("read checksums of disk %s of machine %s at point %d: %w", d.id, d.m.id, d.point, err)
+	}
+	// A last block that was short at the point may be longer now: its sum is of more.
+	if short := d.disk.Size % checksum.BlockSize; short != 0 && first+int64(len(dst)) == blocks {
+		last := make([]byte, short)
+		if _, err := d.ReadAt(last, d.disk.Size-short); err != nil {
+			return err
+		}
+		dst[len(dst)-1] = checksum.Sum(d.disk.Seed, d.disk.Size-short, last)
+	}
+	return nil
+}
+
+func (d *diskReader) readSums(first int64, dst []uint64) error {
+	if err := d.sums.read(first, dst); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	err := d.refresh()
+	runs := d.runs
+	d.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	off := first * checksum.BlockSize
+	end := off + int64(len(dst))*checksum.BlockSize
+	for i := findRun(runs, off); i < len(runs) && runs[i].off < end; i++ {
+		from, to := max(runs[i].off, off), min(runs[i].end, end)
+		part := dst[(from-off)/checksum.BlockSize:]
+		if err := runs[i].readSums(from, part[:checksum.Blocks(to-from)]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // NextData finds data in the image and in the undo files. Holes of the image are
 // looked for before the undo files are asked, for the same reason as in ReadAt.
 func (d *diskReader) NextData(offset int64) (checksum.Range, bool, error) {

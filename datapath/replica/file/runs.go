@@ -86,8 +86,7 @@ func (r run) read(d replica.Disk, b []byte, offset int64) error {
 		return fmt.Errorf("read undo file %s: %w", r.src.f.Name(), err)
 	}
 	sums := make([]uint64, checksum.Blocks(n))
-	s := sumsFile{f: r.src.f}
-	if err := s.readAt(r.e.sumsPos()+skip/checksum.BlockSize*sumSize, sums); err != nil {
+	if err := r.readSums(offset, sums); err != nil {
 		return err
 	}
 	if err := verifyBlocks(d, offset, data[:n], sums); err != nil {
@@ -96,4 +95,14 @@ func (r run) read(d replica.Disk, b []byte, offset int64) error {
 	c := copy(b, data[:n])
 	clear(b[c:])
 	return nil
+}
+
+// readSums fills dst with the sums of the run's blocks from offset on.
+func (r run) readSums(offset int64, dst []uint64) error {
+	if r.e.flags == flagZero {
+		clear(dst)
+		return nil
+	}
+	s := sumsFile{f: r.src.f}
+	return s.readAt(r.e.sumsPos()+(offset-r.e.offset)/checksum.BlockSize*sumSize, dst)
 }

@@ -144,7 +144,8 @@ func (m *machine) checkPoints() {
 	}
 }
 
-// CheckDisk reads the disk at the point, by ReadAt and by NextData, and compares.
+// CheckDisk reads the disk at the point, by ReadAt, by NextData and by its checksums,
+// and compares.
 func CheckDisk(t *testing.T, r replica.Reader, point ident.Seq, disk ident.DiskID, want []byte) {
 	t.Helper()
 	d, err := r.OpenDisk(t.Context(), point, disk)
@@ -170,6 +171,28 @@ func CheckDisk(t *testing.T, r replica.Reader, point ident.Seq, disk ident.DiskI
 		offset = part.End()
 	}
 	require.True(t, bytes.Equal(want, sparse), "point %d, disk %s read by its data differs at block %d", point, disk, firstDifference(want, sparse))
+	checkSums(t, r, d, point, disk, want)
+}
+
+func checkSums(t *testing.T, r replica.Reader, d replica.DiskReader, point ident.Seq, disk ident.DiskID, want []byte) {
+	t.Helper()
+	st, err := r.State(t.Context())
+	require.NoError(t, err)
+	for _, p := range st.Points {
+		for _, x := range p.Disks {
+			if p.ID != point || x.ID != disk {
+				continue
+			}
+			sums := checksum.SumAll(nil, x.Seed, 0, want)
+			got := make([]uint64, len(sums))
+			require.NoError(t, d.ReadSums(0, got))
+			require.Equal(t, sums, got, "point %d, checksums of disk %s", point, disk)
+			half := len(got) / 2
+			require.NoError(t, d.ReadSums(int64(half), got[half:]))
+			require.Equal(t, sums, got)
+			require.Error(t, d.ReadSums(1, got), "past the end")
+		}
+	}
 }
 
 func firstDifference(a, b []byte) int {
