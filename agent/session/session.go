@@ -39,6 +39,8 @@ type session struct {
 
 	line line
 
+	comparing comparing
+
 	pack    *packer
 	set     *openSet
 	fixed   bool // the open set may not be ended: its number was promised
@@ -65,6 +67,7 @@ func (s *Source) Run(ctx context.Context, t Target) error {
 	x := &session{
 		Source: s, conn: conn, epoch: t.Epoch, sums: make(chan *wire.Sums, 1),
 		orders: make(chan wire.Command, 1), release: make(chan struct{}, 1), room: make(chan struct{}, 1),
+		comparing: newComparing(),
 	}
 	x.ctx, x.cancel = context.WithCancelCause(ctx)
 	stop := context.AfterFunc(x.ctx, func() { _ = conn.Close() })
@@ -92,9 +95,9 @@ func (x *session) run() error {
 		return err
 	}
 	x.pack = newPacker(x.conn, x.welcome.Codec, x.welcome.Adapt)
-	x.wg.Add(2)
-	go func() { defer x.wg.Done(); x.cancel(x.read()) }()
-	go func() { defer x.wg.Done(); x.ping() }()
+	x.wg.Go(func() { x.cancel(x.read()) })
+	x.wg.Go(x.ping)
+	x.wg.Go(x.verifies)
 	x.Logger.Info("session begins", "mode", modeName(x.welcome.Mode), "position", x.welcome.Position.String(), "generation", x.welcome.Generation)
 	if err := x.prepare(); err != nil {
 		return x.cause(err)
@@ -157,6 +160,10 @@ func (x *session) read() error {
 			}
 		case *wire.Command:
 			x.ordered(*m)
+		case *wire.Verify:
+			x.comparing.ordered(*m)
+		case *wire.VerifySums:
+			x.comparing.answered(m)
 		case *wire.Pong:
 			if err := x.line.pong(m.Time); err != nil {
 				return err
@@ -218,6 +225,9 @@ func (x *session) loop() error {
 				return err
 			}
 			timer.Reset(0)
+			continue
+		case f := <-x.comparing.forget:
+			x.mend(f)
 			continue
 		case o := <-x.orders:
 			if err := x.obey(o); err != nil {

@@ -6,6 +6,7 @@
 //	cut.go      making a recovery point
 //	set.go      one change set on the wire, and what became of it
 //	pack.go     extents become chunks: gathered, encoded, sent in order
+//	verify.go   comparing source and replica beside the stream
 package session
 
 import (
@@ -23,6 +24,7 @@ import (
 	"drover/agent/disk"
 	"drover/agent/quiesce"
 	"drover/agent/tracker"
+	"drover/agent/verify"
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
 	"drover/datapath/ident"
@@ -88,6 +90,8 @@ type Source struct {
 	pending    []*sentSet     // ended, but nobody has said whether they arrived; oldest first
 
 	frozen *frozen
+
+	comparison *verify.Comparison // the newest, of the one goroutine that compares
 }
 
 // frozen is the freeze that a final cut left.

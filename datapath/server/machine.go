@@ -55,15 +55,16 @@ type machine struct {
 		order uint32
 		seq   ident.Seq
 	}
-	cutters int           // calls of Cut that wait for the order's answer
-	changed chan struct{} // closed and replaced at every change
-	seen    time.Time     // the agent was heard last, or the machine was taken up
-	heard   time.Time     // the agent was heard last; zero: never since the start
-	trouble string        // why it was not opened last time
-	gone    error         // why it may not be opened again; of op
-	facts   facts
-	times   waterfall.Table   // by the disks' order in the replica
-	line    *throttle.Limiter // its policy's
+	comparison *comparison   // nil: none is under way
+	cutters    int           // calls of Cut that wait for the order's answer
+	changed    chan struct{} // closed and replaced at every change
+	seen       time.Time     // the agent was heard last, or the machine was taken up
+	heard      time.Time     // the agent was heard last; zero: never since the start
+	trouble    string        // why it was not opened last time
+	gone       error         // why it may not be opened again; of op
+	facts      facts
+	times      waterfall.Table   // by the disks' order in the replica
+	line       *throttle.Limiter // its policy's
 }
 
 func newMachine(s *Server, r record) *machine {

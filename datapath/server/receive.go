@@ -67,6 +67,8 @@ func (x *session) handle(message wire.Message) error {
 		return x.answer(m)
 	case *wire.Progress:
 		return x.progress(m)
+	case *wire.VerifyQuery, *wire.VerifyResult:
+		return x.question(m)
 	case *wire.Pong:
 		return nil
 	case *wire.Refuse:

@@ -14,6 +14,7 @@
 //	pace.go     how fast it is read
 //	receive.go  a change set, from Begin to End
 //	chunk.go    its chunks: checked beside each other, written in order
+//	verify.go   comparing a machine's source with its replica; verify_replica.go reads it
 //	metrics.go  counters
 package server
 

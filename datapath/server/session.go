@@ -49,8 +49,9 @@ type session struct {
 	commits   chan *commit   // of size 1: ended, being made durable
 	durable   sync.WaitGroup // counts them
 	chunks    *ordered.Queue[*chunk]
-	encode    codec.Codec // what the server encodes with
-	wireBytes int64       // counted so far
+	questions chan wire.Message // of size 1: of the agent's half of a comparison
+	encode    codec.Codec       // what the server encodes with
+	wireBytes int64             // counted so far
 }
 
 // refused is an error that is told to the agent.
@@ -273,13 +274,17 @@ func newNonce() uint64 {
 // run receives until the session ends.
 func (x *session) run() error {
 	var others sync.WaitGroup
-	x.chunks, x.commits = x.newChunks(), make(chan *commit, 1)
+	x.chunks, x.commits, x.questions = x.newChunks(), make(chan *commit, 1), make(chan wire.Message, 1)
+	asking, stopAsking := context.WithCancel(x.ctx)
 	others.Go(x.send)
 	others.Go(x.makeDurable)
+	others.Go(func() { x.answers(asking) })
 	x.wake() // acknowledgements and orders from before
 	err := x.receive()
 	_ = x.chunks.Close() // receive has given its error
 	close(x.commits)
+	stopAsking()
+	close(x.questions)
 	if x.open != nil {
 		x.open.abort(x.log)
 	}
@@ -344,6 +349,7 @@ func (x *session) wake() {
 type told struct {
 	stored, applied ident.Seq
 	asked           uint32 // the newest order
+	verify          uint64 // the comparison
 	greeted         bool
 }
 
@@ -379,6 +385,7 @@ func (x *session) tell(t *told) error {
 	// A source thaws that a broken-off final cut froze; a release never waits for a cut.
 	release := x.m.release || order == 0 && !x.m.rec.Held && !t.greeted
 	x.m.release = false
+	verify := x.m.verifyOrder()
 	x.m.mu.Unlock()
 	t.greeted = true
 	if applied.IsZero() {
@@ -401,6 +408,12 @@ func (x *session) tell(t *told) error {
 	}
 	if release {
 		if err := x.conn.Send(&wire.Command{Order: wire.OrderRelease}); err != nil {
+			return err
+		}
+	}
+	if verify.ID != t.verify {
+		t.verify = verify.ID
+		if err := x.conn.Send(&verify); err != nil {
 			return err
 		}
 	}

@@ -63,6 +63,9 @@ func (m *machine) status() stream.Status {
 		BaseDataBytes: f.baseDataBytes, BaseWireBytes: f.baseWireBytes,
 		BaseStarted: f.baseStarted, BaseFinished: f.baseFinished, FreezeLast: f.freeze, ServerTime: time.Now().UTC(),
 	}
+	if c := m.comparison; c != nil {
+		st.Verify = &stream.VerifyProgress{Deep: c.order.Deep, Done: c.read, Total: c.total, Started: c.started.UTC()}
+	}
 	m.mu.Unlock()
 	if w != nil {
 		rs := w.State()

@@ -96,6 +96,8 @@ type Status struct {
 	BacklogSets   int           `json:"backlogSets"`
 	ServerTime    time.Time     `json:"serverTime"`
 	FreezeLast    time.Duration `json:"freezeLast"`
+	// Verify is how far a comparison of source and replica is, when one is running.
+	Verify *VerifyProgress `json:"verify,omitempty"`
 }
 
 // Streams is what the control plane asks of a process server; datapath/server
@@ -119,6 +121,9 @@ type Streams interface {
 	// Cut orders a cut and waits until its point exists. With final the source
 	// stays frozen afterwards, until Release.
 	Cut(ctx context.Context, machine ident.MachineID, epoch ident.Epoch, final bool) (replica.Point, error)
+	// Verify compares source and replica while replication runs, and has what differs
+	// sent again. The record is bound to a recovery point and also kept in the store.
+	Verify(ctx context.Context, machine ident.MachineID, epoch ident.Epoch, order VerifyOrder) (SignedRecord, error)
 	// Release thaws a source that a final cut left frozen.
 	Release(ctx context.Context, machine ident.MachineID, epoch ident.Epoch) error
 }

@@ -128,12 +128,16 @@ func samples() []sample {
 		{fromAgent, &End{Seq: 78, Extents: 4, Answers: 9, Times: testTimes(2), Cut: changeset.Cut{SourceTime: at, ClockOffset: -time.Millisecond,
 			Consistency: 3, Complete: true, Final: true, Freeze: 1500 * time.Millisecond, Note: "vss"}}},
 		{fromAgent, &SumsQuery{Disk: 1, Level: 2, First: 1 << 33, Count: 8192}},
+		{fromAgent, &VerifyQuery{ID: 7, Settle: true, Disk: 1, Level: 2, First: 1 << 20, Count: 8192, Done: 5 << 20, Total: 9 << 20}},
+		{fromAgent, &VerifyResult{ID: 7, TooMuch: true, Failed: "no", Disks: []Compared{{Differed: 8192, Mended: 4096, Busy: 12288, First: []int64{4096, 1 << 30}}, {}}}},
 		{fromAgent, &Pong{Time: at}},
 		{fromAgent, &Refuse{Code: CodeStopped, Detail: "bye", RetryAfter: time.Second}},
 		{fromServer, &Ack{Level: Stored, Position: pos}},
 		{fromServer, &Sums{Disk: 1, Level: 1, First: 3, Sums: []uint64{0, 1, math.MaxUint64}}},
 		{fromServer, &Command{Order: OrderFinalCut, ID: 9}},
 		{fromServer, &Pong{}},
+		{fromServer, &Verify{ID: math.MaxUint64, Rate: 128 << 20}},
+		{fromServer, &VerifySums{ID: 7, Sums: Sums{Disk: 1, Level: 2, First: 3, Sums: []uint64{0, 5}}}},
 		{fromServer, &Refuse{Code: CodeFull, Detail: "the spool is full", RetryAfter: 30 * time.Second}},
 	}
 }
@@ -209,7 +213,7 @@ func TestSamplesCoverEveryKind(t *testing.T) {
 		require.Equal(t, k, newMessage(k).kind())
 	}
 	require.Nil(t, newMessage(0))
-	require.Nil(t, newMessage(KindPong+1))
+	require.Nil(t, newMessage(KindVerifyResult+1))
 }
 
 func TestMarshalRoundTrip(t *testing.T) {
@@ -251,6 +255,7 @@ func largest() []Message {
 		disks[i].Size = changeset.MaxDiskSize
 	}
 	at := time.Date(2261, 1, 1, 0, 0, 0, 0, time.UTC)
+	compared := slices.Repeat([]Compared{{First: make([]int64, MaxFirst)}}, changeset.MaxDisks)
 	return []Message{
 		&Hello{Machine: ident.MachineID{1}, Epoch: 1, AgentVersion: short, Instance: short, Disks: disks,
 			Outstanding: make([]ident.Position, MaxOutstanding)},
@@ -264,6 +269,8 @@ func largest() []Message {
 		&Sums{Sums: make([]uint64, checksum.MaxSums)},
 		&Progress{Done: changeset.MaxDiskSize, Total: changeset.MaxDiskSize},
 		&Command{Order: OrderRelease}, &Ping{Time: at}, &Pong{Time: at},
+		&Verify{ID: 1}, &VerifyQuery{ID: 1, Count: checksum.MaxSums, Done: maxTotal, Total: maxTotal},
+		&VerifySums{ID: 1, Sums: Sums{Sums: make([]uint64, checksum.MaxSums)}}, &VerifyResult{ID: 1, Disks: compared, Failed: strings.Repeat("f", MaxText)},
 	}
 }
 
@@ -323,6 +330,11 @@ func TestInvalidMessagesAreNotMarshalled(t *testing.T) {
 		&SumsQuery{}, &SumsQuery{Count: 8193}, &SumsQuery{Count: 1, Level: 8}, &SumsQuery{Count: 1, First: -1}, &Sums{Disk: 64, Sums: []uint64{1}},
 		&Progress{Done: 2, Total: 1}, &Progress{Done: -1}, &Progress{Total: changeset.MaxDiskSize + 1},
 		&Command{}, &Command{Order: 4}, &Ping{Time: late}, &Pong{Time: late},
+		&Verify{Rate: -1}, &VerifyQuery{Count: 1}, &VerifyQuery{ID: 1, Count: 1, Done: 1}, &VerifyQuery{ID: 1, Count: 1, Done: -1},
+		&VerifyQuery{ID: 1, Count: 1, Total: maxTotal + 1}, &VerifyQuery{ID: 1}, &VerifySums{Sums: Sums{Sums: []uint64{1}}}, &VerifySums{ID: 1},
+		&VerifyResult{Disks: []Compared{{}}}, &VerifyResult{ID: 1}, &VerifyResult{ID: 1, Disks: make([]Compared, changeset.MaxDisks+1)},
+		&VerifyResult{ID: 1, Disks: []Compared{{First: make([]int64, MaxFirst+1)}}}, &VerifyResult{ID: 1, Disks: []Compared{{Busy: -4096}}},
+		&VerifyResult{ID: 1, Disks: []Compared{{Differed: 1}}}, &VerifyResult{ID: 1, Disks: []Compared{{Mended: 4096}}},
 	}
 	for i, m := range bad {
 		_, err := Marshal(m)
@@ -358,6 +370,8 @@ func TestCountsAreCheckedFirst(t *testing.T) {
 		{KindData, one.buf, "extent of 9223372036854775807 bytes"},
 		{KindSums, sums.buf, "8192 sums in 0 bytes"},
 		{KindHello, hello.buf, "64 disks in 0 bytes"},
+		{KindVerifyResult, []byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 65, 0}, "results of 65 disks"},
+		{KindVerifyResult, append([]byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0}, append(make([]byte, 24), MaxFirst+1)...), "9 places of differences"},
 	} {
 		_, err := Unmarshal(c.k, c.payload)
 		requireBadFrame(t, err, c.text)

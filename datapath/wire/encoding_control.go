@@ -148,6 +148,7 @@ var kindNames = [...]string{
 	KindHello: "Hello", KindWelcome: "Welcome", KindRefuse: "Refuse", KindBegin: "Begin", KindData: "Data",
 	KindEnd: "End", KindAck: "Ack", KindSumsQuery: "SumsQuery", KindSums: "Sums", KindProgress: "Progress",
 	KindCommand: "Command", KindPing: "Ping", KindPong: "Pong",
+	KindVerify: "Verify", KindVerifyQuery: "VerifyQuery", KindVerifySums: "VerifySums", KindVerifyResult: "VerifyResult",
 }
 
 // String gives the message's name.

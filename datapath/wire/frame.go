@@ -62,6 +62,11 @@ var kinds = [...]struct {
 	KindCommand:   {fromServer, 1 + 4, false, false},
 	KindPing:      {fromAgent | fromServer, 8, false, false},
 	KindPong:      {fromAgent | fromServer, 8, false, false},
+
+	KindVerify:       {fromServer, 8 + 8, false, false},
+	KindVerifyQuery:  {fromAgent, 8 + 1 + 4 + 4 + 8 + 4 + 8 + 8, false, false},
+	KindVerifySums:   {fromServer, 8 + 4 + 4 + 8 + 4 + 8*checksum.MaxSums, false, false},
+	KindVerifyResult: {fromAgent, 8 + 1 + 2 + MaxText + 2 + changeset.MaxDisks*comparedBytes, false, false},
 }
 
 // ProtocolError is a frame that must not be. It ends the session.
@@ -204,6 +209,14 @@ func newMessage(k Kind) Message {
 		return new(Ping)
 	case KindPong:
 		return new(Pong)
+	case KindVerify:
+		return new(Verify)
+	case KindVerifyQuery:
+		return new(VerifyQuery)
+	case KindVerifySums:
+		return new(VerifySums)
+	case KindVerifyResult:
+		return new(VerifyResult)
 	}
 	return nil
 }

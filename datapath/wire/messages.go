@@ -12,6 +12,10 @@
 //	Begin, Data..., End      ->                      (one change set)
 //	                         <-   Ack (spooled), Ack (stored)
 //	                         <-   Command            (at any time: cut now, stop)
+//	                         <-   Verify             (compare beside the stream, or stop it)
+//	VerifyQuery              ->
+//	                         <-   VerifySums
+//	VerifyResult             ->
 //	Ping                     <->  Pong               (Receive answers a Ping itself)
 //
 // The first bad frame ends the session. Nothing is resumed inside a change set:
@@ -225,6 +229,48 @@ type Command struct {
 	ID    uint32 // of a cut: rises within a session
 }
 
+// Verify orders a comparison of source and replica beside the stream. The same ID goes
+// on with one that another session began; 0 ends what is under way.
+type Verify struct {
+	ID   uint64
+	Rate int64 // bytes per second that are read at most; 0: no bound
+}
+
+// VerifyQuery asks for checksums as of a recovery point: the newest one, or with
+// Settle one whose cut begins after the query. Those of level 0 are as of the point of
+// the query before. At most checksum.MaxSums.
+type VerifyQuery struct {
+	ID     uint64
+	Settle bool
+	Disk   int
+	Level  int
+	First  int64
+	Count  int
+	// Done of Total bytes of the machine's disks were read.
+	Done, Total int64
+}
+
+// VerifySums answers VerifyQuery.
+type VerifySums struct {
+	ID uint64
+	Sums
+}
+
+// VerifyResult ends a comparison; it has as many disks as Welcome.
+type VerifyResult struct {
+	ID uint64
+	// TooMuch: so much differs that the comparison was given up.
+	TooMuch bool
+	Disks   []Compared
+	Failed  string // why there is no result; empty when there is one
+}
+
+// Compared is what a comparison found on one disk, in bytes.
+type Compared struct {
+	Differed, Mended, Busy int64
+	First                  []int64 // offsets of the first differences, at most MaxFirst
+}
+
 // Ping asks for a Pong; both carry the sender's clock.
 type Ping struct{ Time time.Time }
 
@@ -250,6 +296,10 @@ const (
 	KindCommand
 	KindPing
 	KindPong
+	KindVerify
+	KindVerifyQuery
+	KindVerifySums
+	KindVerifyResult
 )
 
 func (*Hello) kind() Kind     { return KindHello }
@@ -265,3 +315,8 @@ func (*Progress) kind() Kind  { return KindProgress }
 func (*Command) kind() Kind   { return KindCommand }
 func (*Ping) kind() Kind      { return KindPing }
 func (*Pong) kind() Kind      { return KindPong }
+
+func (*Verify) kind() Kind       { return KindVerify }
+func (*VerifyQuery) kind() Kind  { return KindVerifyQuery }
+func (*VerifySums) kind() Kind   { return KindVerifySums }
+func (*VerifyResult) kind() Kind { return KindVerifyResult }

@@ -23,6 +23,7 @@ import (
 	"drover/agent/controlapi"
 	"drover/agent/quiesce"
 	"drover/agent/session"
+	"drover/agent/tracker"
 	"drover/agent/tracker/scan"
 	"drover/datapath/cachestore"
 	"drover/datapath/changeset"
@@ -59,6 +60,8 @@ type Rig struct {
 	Via     string        // where the agent dials, instead of the server's address
 	Device  string        // of the first disk, instead of its image file
 	Hooks   *quiesce.Hooks
+	// Track wraps the agent's tracker; nil: as it is.
+	Track func(tracker.Tracker) tracker.Tracker
 	// Compression and Throttle of the grants that follow.
 	Compression codec.Choice
 	Throttle    []throttle.Rule
@@ -251,8 +254,12 @@ func (r *Rig) Twin(epoch ident.Epoch) (stop func()) {
 }
 
 func (r *Rig) agent(epoch ident.Epoch) (*session.Source, func()) {
+	track := tracker.Tracker(scan.New())
+	if r.Track != nil {
+		track = r.Track(track)
+	}
 	source := session.NewSource(session.Options{
-		Machine: r.Machine, Instance: Instance, Version: "test", Tracker: scan.New(), Hooks: r.Hooks,
+		Machine: r.Machine, Instance: Instance, Version: "test", Tracker: track, Hooks: r.Hooks,
 		Find: r.find, Logger: r.Log().With("side", "agent"),
 	})
 	target := session.Target{Epoch: epoch, Address: r.Address, TLS: r.CA.Client(r.AgentPeer(), ServerPeer), Dial: r.Dial, Disks: slices.Clone(r.Disks),
