@@ -10,11 +10,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
 // source is the tree that disks are filled from.
 const source = "/usr"
+
+// perDirectory bounds the files of a directory: mke2fs looks at all of them to add one.
+const perDirectory = 500
 
 // image makes one of the disks, once: real is an ext4 file system filled to four
 // fifths from the machine's own programs, half to two fifths, zero and random are what
@@ -71,7 +75,11 @@ func (b *bench) filled(ctx context.Context, path string, want int64) error {
 			return nil
 		}
 		want -= info.Size() + 2048
-		return copyFile(name, filepath.Join(tree, strings.ReplaceAll(strings.TrimPrefix(name, source+"/"), "/", "_")))
+		dir := filepath.Join(tree, strconv.Itoa(n/perDirectory))
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+		return copyFile(name, filepath.Join(dir, strings.ReplaceAll(strings.TrimPrefix(name, source+"/"), "/", "_")))
 	})
 	if err != nil {
 		return err
