@@ -21,7 +21,7 @@ func (x *session) prepare() error {
 		x.show(StateCopying, "")
 		x.Tracker.Begin(x.welcome.Disks)
 		x.learned(x.welcome)
-		return x.base(true)
+		return x.base(x.Tracker.Pass)
 	case wire.ModeCompare:
 		differ, err := x.compare()
 		if err != nil {
@@ -31,7 +31,7 @@ func (x *session) prepare() error {
 			return x.completeBase()
 		}
 		x.show(StateCopying, "what differs")
-		return x.base(false)
+		return x.base(x.Tracker.Resend)
 	}
 	if x.resume(x.welcome) {
 		return nil
@@ -40,10 +40,10 @@ func (x *session) prepare() error {
 	return err
 }
 
-// base sends what the replica lacks while the machine runs, then makes the first
-// recovery point.
-func (x *session) base(progress bool) error {
-	if err := x.pass(x.ctx, progress); err != nil {
+// base sends what the replica lacks while the machine runs, with one way of going over
+// a disk, then makes the first recovery point.
+func (x *session) base(send over) error {
+	if err := x.each(x.ctx, send, true); err != nil {
 		return err
 	}
 	return x.completeBase()
@@ -65,18 +65,17 @@ func (x *session) compare() (differ bool, err error) {
 	x.forgetAll()
 	x.Tracker.Begin(x.welcome.Disks)
 	for i, d := range x.welcome.Disks {
-		leaves, err := x.Tracker.Learn(x.ctx, i, x.progress(i, d.Size))
-		if err != nil {
-			return false, err
-		}
-		ranges, err := checksum.Diff(x.ctx, leaves, d.Size, x.query(i))
-		if err != nil {
-			return false, fmt.Errorf("compare disk %s: %w", d.ID, err)
-		}
 		var bytes int64
-		for _, r := range ranges {
-			bytes += r.Length
-			x.Tracker.Forget(i, r)
+		compare := func(w checksum.Window) error {
+			ranges, err := checksum.Diff(x.ctx, w, d.Size, x.query(i))
+			for _, r := range ranges {
+				bytes += r.Length
+				x.Tracker.Forget(i, r)
+			}
+			return err
+		}
+		if err := x.Tracker.Learn(x.ctx, i, compare, x.progress(i, d.Size)); err != nil {
+			return false, err
 		}
 		differ = differ || bytes > 0
 		x.Logger.Info("disk compared", "disk", d.ID.String(), "bytes", d.Size, "differ", bytes)
@@ -86,32 +85,52 @@ func (x *session) compare() (differ bool, err error) {
 	return differ, nil
 }
 
-// query asks the server for checksums of a disk.
+// maxQueries bounds the questions for checksums that wait for their answers.
+const maxQueries = 32
+
+// query asks the server for checksums of a disk, many questions at once: a round trip
+// for each would take longer than all else.
 func (x *session) query(disk int) checksum.Query {
-	return func(ctx context.Context, level int, first int64, n int) ([]uint64, error) {
-		if err := x.conn.Send(&wire.SumsQuery{Disk: disk, Level: level, First: first, Count: n}); err != nil {
-			return nil, err
-		}
-		select {
-		case m := <-x.sums:
-			if m.Disk != disk || m.Level != level || m.First != first {
-				return nil, fmt.Errorf("checksums of disk %d level %d from %d, asked were disk %d level %d from %d", m.Disk, m.Level, m.First, disk, level, first)
+	return func(ctx context.Context, level int, runs []checksum.Run) ([]uint64, error) {
+		var sums []uint64
+		for asked, answered := 0, 0; answered < len(runs); answered++ {
+			for ; asked < min(len(runs), answered+maxQueries); asked++ {
+				q := &wire.SumsQuery{Disk: disk, Level: level, First: runs[asked].From, Count: int(runs[asked].Len())}
+				if err := x.conn.Send(q); err != nil {
+					return nil, err
+				}
 			}
-			return m.Sums, nil
-		case <-ctx.Done():
-			return nil, ctx.Err()
+			select {
+			case m := <-x.sums:
+				want := runs[answered]
+				if m.Disk != disk || m.Level != level || m.First != want.From || int64(len(m.Sums)) != want.Len() {
+					return nil, fmt.Errorf("compare disk %d: the server gave %d checksums of disk %d level %d from %d, asked were %d of level %d from %d",
+						disk, len(m.Sums), m.Disk, m.Level, m.First, want.Len(), level, want.From)
+				}
+				sums = append(sums, m.Sums...)
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
 		}
+		return sums, nil
 	}
 }
 
 // pass sends what may differ from the replica on all disks.
-func (x *session) pass(ctx context.Context, progress bool) error {
+func (x *session) pass(ctx context.Context) error { return x.each(ctx, x.Tracker.Pass, false) }
+
+// over is a way of a tracker to go over a disk.
+type over func(ctx context.Context, disk int, emit tracker.Emit, p tracker.Progress) error
+
+// each goes over all disks and sends what comes of it. After it the disks have been
+// read as a whole since the replica was all zeros or has been compared.
+func (x *session) each(ctx context.Context, send over, progress bool) error {
 	for i, d := range x.welcome.Disks {
 		var p tracker.Progress
 		if progress {
 			p = x.progress(i, d.Size)
 		}
-		if err := x.Tracker.Pass(ctx, i, x.emit, p); err != nil {
+		if err := send(ctx, i, x.emit, p); err != nil {
 			return err
 		}
 	}

@@ -104,7 +104,7 @@ func (x *session) frozenCut() (changeset.Cut, error) {
 func (x *session) approach() error {
 	for range maxPasses {
 		before := x.conn.WriteTime()
-		if err := x.pass(x.ctx, false); err != nil {
+		if err := x.pass(x.ctx); err != nil {
 			return err
 		}
 		if err := x.pack.drain(); err != nil {
@@ -124,7 +124,7 @@ func (x *session) sendFrozen() (changeset.Cut, error) {
 	ctx, cancel := context.WithTimeout(x.ctx, x.Hooks.Timeout)
 	defer cancel()
 	x.fixed = true
-	err := x.pass(ctx, false)
+	err := x.pass(ctx)
 	x.fixed = false
 	switch {
 	case err == nil:
@@ -148,7 +148,7 @@ func (x *session) runningCut(why string) (changeset.Cut, error) {
 	for range maxPasses {
 		c := changeset.Cut{SourceTime: now(), Consistency: ident.CrashConsistent, Note: note(why)}
 		before, passed := x.emitted, x.passed
-		if err := x.pass(x.ctx, false); err != nil {
+		if err := x.pass(x.ctx); err != nil {
 			return c, err
 		}
 		if passed && x.emitted == before {

@@ -32,7 +32,7 @@ type session struct {
 	cancel  context.CancelCauseFunc
 	wg      sync.WaitGroup
 
-	sums    chan *wire.Sums
+	sums    chan *wire.Sums   // of size maxQueries
 	orders  chan wire.Command // of size 1: the newest for a cut
 	release chan struct{}     // of size 1
 	room    chan struct{}     // of size 1: a set was acknowledged
@@ -65,7 +65,7 @@ func (s *Source) Run(ctx context.Context, t Target) error {
 		conn.SetIdleTimeout(t.IdleTimeout)
 	}
 	x := &session{
-		Source: s, conn: conn, epoch: t.Epoch, sums: make(chan *wire.Sums, 1),
+		Source: s, conn: conn, epoch: t.Epoch, sums: make(chan *wire.Sums, maxQueries),
 		orders: make(chan wire.Command, 1), release: make(chan struct{}, 1), room: make(chan struct{}, 1),
 		comparing: newComparing(),
 	}

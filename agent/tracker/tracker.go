@@ -44,12 +44,14 @@ type Tracker interface {
 	Attach(disks []Disk)
 	// Begin forgets everything: the replicas of these disks are all zeros.
 	Begin(disks []changeset.Disk)
-	// Learn reads a disk and takes the replica to be as the disk is now; the caller
-	// then says with Forget where it is not. The sums are those that were read.
-	Learn(ctx context.Context, disk int, p Progress) (checksum.Leaves, error)
+	// Learn reads a disk and takes the replica to be as the disk is now; compare, which
+	// is given the sums that were read window by window, says with Forget where it is not.
+	Learn(ctx context.Context, disk int, compare func(checksum.Window) error, p Progress) error
 	// Pass emits what may differ from the replica, in order of offsets. After an error
 	// of emit the range it was called with counts as not emitted.
 	Pass(ctx context.Context, disk int, emit Emit, p Progress) error
+	// Resend is a Pass over what Forget has named. It need not look for anything else.
+	Resend(ctx context.Context, disk int, emit Emit, p Progress) error
 	// Forget says that the replica may not have the range after all.
 	Forget(disk int, r checksum.Range)
 	// Hashed is the time spent for checksums since the last call.

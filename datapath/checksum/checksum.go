@@ -8,7 +8,6 @@
 package checksum
 
 import (
-	"context"
 	"encoding/binary"
 	"fmt"
 
@@ -122,17 +121,6 @@ func LevelLen(blocks int64, level int) int64 {
 	return (blocks + span - 1) / span
 }
 
-// TopLevel is the coarsest level that two sides start with: the finest one that
-// fits in a single query.
-func TopLevel(blocks int64) int {
-	for level := range MaxLevel {
-		if LevelLen(blocks, level) <= MaxSums/16 {
-			return level
-		}
-	}
-	return MaxLevel
-}
-
 // Level fills dst with sums of the level, from the first-th on. A range whose
 // blocks are all zero has the sum 0.
 func Level(l Leaves, level int, first int64, dst []uint64) error {
@@ -180,87 +168,4 @@ func hashLeaves(l Leaves, from, to int64, leaves []uint64, raw []byte) (uint64, 
 		return s, nil
 	}
 	return 1, nil
-}
-
-// Query asks the other side for n sums of a level, from the first-th on.
-type Query func(ctx context.Context, level int, first int64, n int) ([]uint64, error)
-
-// Diff finds the ranges in which a local disk of size bytes differs from the
-// other side. Ranges come in order, adjacent ones merged.
-func Diff(ctx context.Context, local Leaves, size int64, remote Query) ([]Range, error) {
-	blocks := local.Len()
-	if blocks != Blocks(size) {
-		return nil, fmt.Errorf("compare checksums: %d sums for a disk of %d bytes", blocks, size)
-	}
-	level := TopLevel(blocks)
-	spans := []span{{0, LevelLen(blocks, level)}}
-	for ; ; level-- {
-		var differ []int64
-		for _, s := range spans {
-			found, err := diffLevel(ctx, local, level, s, remote)
-			if err != nil {
-				return nil, err
-			}
-			differ = append(differ, found...)
-		}
-		if level == 0 {
-			return blockRanges(differ, size), nil
-		}
-		spans = children(differ, LevelLen(blocks, level-1))
-	}
-}
-
-// span is a run of sums of one level: [from, to).
-type span struct{ from, to int64 }
-
-func diffLevel(ctx context.Context, local Leaves, level int, s span, remote Query) ([]int64, error) {
-	var differ []int64
-	for first := s.from; first < s.to; first += MaxSums {
-		n := int(min(MaxSums, s.to-first))
-		theirs, err := remote(ctx, level, first, n)
-		if err != nil {
-			return nil, err
-		}
-		if len(theirs) != n {
-			return nil, fmt.Errorf("compare checksums: got %d sums of level %d, asked for %d", len(theirs), level, n)
-		}
-		ours := make([]uint64, n)
-		if err := Level(local, level, first, ours); err != nil {
-			return nil, err
-		}
-		for i := range ours {
-			if ours[i] != theirs[i] {
-				differ = append(differ, first+int64(i))
-			}
-		}
-	}
-	return differ, nil
-}
-
-// children gives the runs of the next finer level below the sums that differ.
-func children(differ []int64, total int64) []span {
-	var out []span
-	for _, d := range differ {
-		from, to := d*Fanout, min((d+1)*Fanout, total)
-		if n := len(out); n > 0 && out[n-1].to == from {
-			out[n-1].to = to
-			continue
-		}
-		out = append(out, span{from, to})
-	}
-	return out
-}
-
-func blockRanges(blocks []int64, size int64) []Range {
-	var out []Range
-	for _, b := range blocks {
-		off := b * BlockSize
-		length := min(BlockSize, size-off)
-		if n := len(out); n > 0 && out[n-1].End() == off {
-			out[n-1].Length += length
-			continue
-		}
-		out = append(out, Range{off, length})
-	}
-	return out
 }

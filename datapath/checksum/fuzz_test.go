@@ -3,7 +3,9 @@ package checksum
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -29,10 +31,8 @@ func FuzzDiff(f *testing.F) {
 		left, right := stretch(a[:n], piece), stretch(b[:n], piece)
 		size := int64(len(left))
 		theirs := Memory(SumAll(nil, 5, 0, right))
-		got, err := Diff(t.Context(), Memory(SumAll(nil, 5, 0, left)), size, func(_ context.Context, level int, first int64, n int) ([]uint64, error) {
-			out := make([]uint64, n)
-			return out, Level(theirs, level, first, out)
-		})
+		ours := SumAll(nil, 5, 0, left)
+		got, err := Diff(t.Context(), Window{0, int64(len(ours)), ours}, size, answer(theirs))
 		require.NoError(t, err)
 		var want []Range
 		for off := int64(0); off < size; off += BlockSize {
@@ -48,6 +48,68 @@ func FuzzDiff(f *testing.F) {
 		}
 		require.Equal(t, want, got)
 	})
+}
+
+// answer answers queries from sums.
+func answer(theirs Leaves) Query {
+	return func(_ context.Context, level int, runs []Run) ([]uint64, error) {
+		var out []uint64
+		for _, r := range runs {
+			if r.Len() <= 0 || r.Len() > MaxSums {
+				return nil, fmt.Errorf("a run of %d", r.Len())
+			}
+			part := make([]uint64, r.Len())
+			if err := Level(theirs, level, r.From, part); err != nil {
+				return nil, err
+			}
+			out = append(out, part...)
+		}
+		return out, nil
+	}
+}
+
+// TestDiffByWindows compares a disk that is longer than a window, part by part.
+func TestDiffByWindows(t *testing.T) {
+	const blocks = 2*WindowBlocks + 1000
+	ours := make([]uint64, blocks)
+	for i := range ours {
+		ours[i] = uint64(i) * 3
+	}
+	theirs := Memory(slices.Clone(ours))
+	var want, got []Range
+	for _, b := range []int64{0, 17, WindowBlocks - 1, WindowBlocks, 2*WindowBlocks - 5000, 2 * WindowBlocks, blocks - 1} {
+		theirs[b]++
+		want = append(want, Range{b * BlockSize, BlockSize})
+	}
+	const size = blocks*BlockSize - 512
+	want[len(want)-1].Length -= 512
+	asked := map[int]int{}
+	for first := int64(0); first < blocks; first += WindowBlocks {
+		part := ours[first:min(first+WindowBlocks, blocks)]
+		found, err := Diff(t.Context(), Window{first, blocks, part}, size, func(ctx context.Context, level int, runs []Run) ([]uint64, error) {
+			asked[level]++
+			return answer(theirs)(ctx, level, runs)
+		})
+		require.NoError(t, err)
+		got = append(got, found...)
+	}
+	require.Equal(t, want, got)
+	require.Equal(t, map[int]int{3: 3, 2: 3, 1: 3, 0: 3}, asked, "one question for each level of a window")
+}
+
+// TestDiffRefuses what is no window, and answers that are not what was asked for.
+func TestDiffRefuses(t *testing.T) {
+	sums := make([]uint64, 100)
+	for _, w := range []Window{{0, 101, sums}, {1, 101, sums}, {WindowBlocks, 100, sums}, {0, 100, sums[:99]}} {
+		_, err := Diff(t.Context(), w, 100*BlockSize, answer(Memory(sums)))
+		require.Error(t, err)
+	}
+	for _, n := range []int{0, 2} {
+		_, err := Diff(t.Context(), Window{0, 100, sums}, 100*BlockSize, func(context.Context, int, []Run) ([]uint64, error) {
+			return make([]uint64, n), nil
+		})
+		require.ErrorContains(t, err, "sums of level 3")
+	}
 }
 
 func stretch(b []byte, piece int) []byte {

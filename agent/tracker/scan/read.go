@@ -2,6 +2,7 @@ package scan
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"drover/agent/disk"
@@ -36,38 +37,63 @@ type buffer struct {
 	sums []uint64
 }
 
+// part is what of a disk is read.
+type part struct {
+	disk tracker.Disk
+	size int64
+	seed uint64
+	// next gives the first range at or after off that is read.
+	next func(off int64) (start, end int64, err error)
+	// holes: what lies between the ranges is handed on as zeros.
+	holes bool
+}
+
+// everything is a whole disk.
+func everything(d tracker.Disk, of changeset.Disk) part {
+	return part{disk: d, size: of.Size, seed: of.Seed, next: d.NextData, holes: true}
+}
+
+// forgotten is what is unknown of a disk, as of now.
+func (s *state) forgotten(d tracker.Disk) part {
+	unknown := slices.Clone(s.unknown)
+	next := func(off int64) (start, end int64, err error) {
+		first, last := unknown.Next(off/checksum.BlockSize, chunkBytes/checksum.BlockSize)
+		return min(first*checksum.BlockSize, s.disk.Size), min(last*checksum.BlockSize, s.disk.Size), nil
+	}
+	return part{disk: d, size: s.disk.Size, seed: s.disk.Seed, next: next}
+}
+
 // scan is one reading of a disk.
 type scan struct {
+	part
 	ctx  context.Context
-	disk tracker.Disk
-	seed uint64
 	free chan *buffer
 	use  func(*chunk) error
 }
 
-// read gives the disk with its checksums to use, chunk by chunk in order. Several
+// read gives the part with its checksums to use, chunk by chunk in order. Several
 // goroutines read ahead; they have ended when read returns.
-func read(ctx context.Context, d tracker.Disk, size int64, seed uint64, use func(*chunk) error) error {
-	s := &scan{ctx: ctx, disk: d, seed: seed, use: use, free: make(chan *buffer, ahead+readers)}
+func read(ctx context.Context, p part, use func(*chunk) error) error {
+	s := &scan{part: p, ctx: ctx, use: use, free: make(chan *buffer, ahead+readers)}
 	for range cap(s.free) {
 		s.free <- nil // made when needed, so that a disk of holes costs nothing
 	}
 	q := ordered.New(readers, ahead, s.fill, s.hand)
-	err := s.walk(q, size)
+	err := s.walk(q)
 	if closed := q.Close(); closed != nil {
 		return closed // the first: walk ends by it
 	}
 	return err
 }
 
-// walk puts all chunks of the disk into the queue.
-func (s *scan) walk(q *ordered.Queue[*chunk], size int64) error {
-	for off := int64(0); off < size; {
-		start, end, err := s.disk.NextData(off)
+// walk puts all chunks of the part into the queue.
+func (s *scan) walk(q *ordered.Queue[*chunk]) error {
+	for off := int64(0); off < s.size; {
+		start, end, err := s.next(off)
 		if err != nil {
 			return err
 		}
-		if start > off {
+		if start > off && s.holes {
 			if err := q.Put(&chunk{offset: off, length: start - off}); err != nil {
 				return err
 			}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"drover/agent/tracker"
+	"drover/agent/tracker/changes"
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
 )
@@ -28,7 +29,7 @@ type Tracker struct {
 type state struct {
 	disk    changeset.Disk
 	sums    checksum.Memory
-	unknown []uint64 // one bit per block: the sum is not to be trusted
+	unknown changes.Bitmap // the sum is not to be trusted
 }
 
 var _ tracker.Tracker = (*Tracker)(nil)
@@ -47,30 +48,35 @@ func (t *Tracker) Begin(disks []changeset.Disk) {
 	t.state = make([]*state, len(disks))
 	for i, d := range disks {
 		blocks := checksum.Blocks(d.Size)
-		t.state[i] = &state{disk: d, sums: make(checksum.Memory, blocks), unknown: make([]uint64, (blocks+63)/64)}
+		t.state[i] = &state{disk: d, sums: make(checksum.Memory, blocks), unknown: make(changes.Bitmap, changes.Words(d.Size))}
 	}
 }
 
 // Learn reads the disk and takes the replica to be like it.
-func (t *Tracker) Learn(ctx context.Context, disk int, p tracker.Progress) (checksum.Leaves, error) {
+func (t *Tracker) Learn(ctx context.Context, disk int, compare func(checksum.Window) error, p tracker.Progress) error {
 	s, err := t.check(disk)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	clear(s.sums)
 	clear(s.unknown)
-	err = read(ctx, t.disks[disk], s.disk.Size, s.disk.Seed, func(c *chunk) error {
+	w := checksum.Window{Blocks: s.sums.Len()}
+	err = read(ctx, everything(t.disks[disk], s.disk), func(c *chunk) error {
 		copy(s.sums[c.offset/checksum.BlockSize:], c.sums)
 		report(p, c)
+		for done := checksum.Blocks(c.offset + c.length); done >= min(w.First+checksum.WindowBlocks, w.Blocks) && w.First < w.Blocks; w.First += checksum.WindowBlocks {
+			w.Sums = s.sums[w.First:min(w.First+checksum.WindowBlocks, w.Blocks)]
+			if err := compare(w); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
 	if err != nil {
-		for i := range s.unknown { // half of what is known is old, half is new
-			s.unknown[i] = ^uint64(0)
-		}
-		return nil, fmt.Errorf("learn the checksums of disk %s: %w", s.disk.ID, err)
+		s.unknown.Set(0, s.sums.Len()) // half of what is known is old, half is new
+		return fmt.Errorf("learn the checksums of disk %s: %w", s.disk.ID, err)
 	}
-	return s.sums, nil
+	return nil
 }
 
 // Pass reads the disk and emits what differs from the sums kept.
@@ -79,7 +85,25 @@ func (t *Tracker) Pass(ctx context.Context, disk int, emit tracker.Emit, p track
 	if err != nil {
 		return err
 	}
-	err = read(ctx, t.disks[disk], s.disk.Size, s.disk.Seed, func(c *chunk) error {
+	return t.send(ctx, disk, everything(t.disks[disk], s.disk), emit, p)
+}
+
+// Resend reads what is unknown and nothing else.
+func (t *Tracker) Resend(ctx context.Context, disk int, emit tracker.Emit, p tracker.Progress) error {
+	s, err := t.check(disk)
+	if err != nil {
+		return err
+	}
+	if err := t.send(ctx, disk, s.forgotten(t.disks[disk]), emit, p); err != nil {
+		return err
+	}
+	report(p, &chunk{length: s.disk.Size})
+	return nil
+}
+
+func (t *Tracker) send(ctx context.Context, disk int, what part, emit tracker.Emit, p tracker.Progress) error {
+	s := t.state[disk]
+	err := read(ctx, what, func(c *chunk) error {
 		t.hashed += c.hashed
 		if err := s.compare(disk, c, emit); err != nil {
 			return err
@@ -96,10 +120,7 @@ func (t *Tracker) Pass(ctx context.Context, disk int, emit tracker.Emit, p track
 // Forget makes the next pass emit the range whatever it holds.
 func (t *Tracker) Forget(disk int, r checksum.Range) {
 	s := t.state[disk]
-	last := min(checksum.Blocks(r.End()), s.sums.Len())
-	for b := r.Offset / checksum.BlockSize; b < last; b++ {
-		s.unknown[b/64] |= 1 << (b % 64)
-	}
+	s.unknown.Set(r.Offset/checksum.BlockSize, min(checksum.Blocks(r.End()), s.sums.Len()))
 }
 
 // check refuses a disk that is not the one the sums are of.
@@ -133,7 +154,7 @@ func report(p tracker.Progress, c *chunk) {
 
 // differs reports whether a block may differ from the replica.
 func (s *state) differs(block int64, sum uint64) bool {
-	return s.sums[block] != sum || s.unknown[block/64]&(1<<(block%64)) != 0
+	return s.sums[block] != sum || s.unknown.Has(block)
 }
 
 // compare emits the runs of a chunk that differ, each all data or all zeros.
@@ -164,8 +185,8 @@ func (s *state) compare(disk int, c *chunk, emit tracker.Emit) error {
 		}
 		for b := from; b < i; b++ {
 			s.sums[first+b] = sumOf(b)
-			s.unknown[(first+b)/64] &^= 1 << ((first + b) % 64)
 		}
+		s.unknown.Clear(first+from, first+i)
 	}
 	return nil
 }

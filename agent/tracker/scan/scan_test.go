@@ -208,12 +208,14 @@ func TestLearn(t *testing.T) {
 	r.fill(6*mega, 1536, 8)
 	want := checksum.SumAll(nil, seed, 0, r.image())
 	var done int64
-	leaves, err := r.scan.Learn(t.Context(), 0, func(n int64) { done = n })
-	require.NoError(t, err)
+	var got []uint64
+	require.NoError(t, r.scan.Learn(t.Context(), 0, func(w checksum.Window) error {
+		require.EqualValues(t, len(got), w.First)
+		require.EqualValues(t, len(want), w.Blocks)
+		got = append(got, w.Sums...)
+		return nil
+	}, func(n int64) { done = n }))
 	require.EqualValues(t, len(r.replica), done)
-	require.EqualValues(t, len(want), leaves.Len())
-	got := make([]uint64, len(want))
-	require.NoError(t, leaves.ReadSums(0, got))
 	require.Equal(t, want, got)
 
 	r.replica = r.image()
@@ -225,6 +227,25 @@ func TestLearn(t *testing.T) {
 	require.Equal(t, []changeset.Extent{data(mega, block), zero(3*mega, block)}, r.pass())
 }
 
+// Resend emits what was forgotten, and leaves what changed otherwise to the next pass.
+func TestResend(t *testing.T) {
+	r := newRig(t, 6*mega+512)
+	r.fill(0, 6*mega+512, 7)
+	r.pass()
+	r.fill(2*mega, block, 8)
+	r.scan.Forget(0, checksum.Range{Offset: mega, Length: 2 * block})
+	r.scan.Forget(0, checksum.Range{Offset: 6 * mega, Length: 512})
+	r.emitted = nil
+	var done int64
+	require.NoError(t, r.scan.Resend(t.Context(), 0, r.apply, func(n int64) { done = n }))
+	require.Equal(t, []changeset.Extent{data(mega, 2*block), data(6*mega, 512)}, r.emitted)
+	require.EqualValues(t, len(r.replica), done)
+	require.Equal(t, []changeset.Extent{data(2*mega, block)}, r.pass())
+	require.ErrorContains(t, r.scan.Resend(t.Context(), 1, r.apply, nil), "not attached")
+}
+
+func unseen(checksum.Window) error { return nil }
+
 // Learn after other content was known keeps nothing of it.
 func TestLearnAgain(t *testing.T) {
 	r := newRig(t, 2*mega)
@@ -232,8 +253,7 @@ func TestLearnAgain(t *testing.T) {
 	r.pass()
 	r.scan.Forget(0, checksum.Range{Length: mega})
 	r.punch(0, mega/2)
-	_, err := r.scan.Learn(t.Context(), 0, nil)
-	require.NoError(t, err)
+	require.NoError(t, r.scan.Learn(t.Context(), 0, unseen, nil))
 	r.replica = r.image()
 	require.Empty(t, r.pass())
 }
@@ -246,7 +266,7 @@ func TestLearnThatFails(t *testing.T) {
 	r.fill(0, mega, 0) // zero on the disk, and not in the replica
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	_, err := r.scan.Learn(ctx, 0, nil)
+	err := r.scan.Learn(ctx, 0, unseen, nil)
 	require.ErrorIs(t, err, context.Canceled)
 	r.pass()
 	require.True(t, bytes.Equal(r.image(), r.replica))
@@ -315,7 +335,7 @@ func TestSizeChange(t *testing.T) {
 		err := r.scan.Pass(t.Context(), 0, r.apply, nil)
 		require.ErrorIs(t, err, tracker.ErrSize)
 		require.ErrorContains(t, err, "a resync is needed")
-		_, err = r.scan.Learn(t.Context(), 0, nil)
+		err = r.scan.Learn(t.Context(), 0, unseen, nil)
 		require.ErrorIs(t, err, tracker.ErrSize)
 	}
 	require.NoError(t, r.file.Truncate(2*mega))
@@ -326,8 +346,7 @@ func TestNotAttached(t *testing.T) {
 	r := newRig(t, mega)
 	for _, i := range []int{-1, 1} {
 		require.ErrorContains(t, r.scan.Pass(t.Context(), i, r.apply, nil), "not attached")
-		_, err := r.scan.Learn(t.Context(), i, nil)
-		require.ErrorContains(t, err, "not attached")
+		require.ErrorContains(t, r.scan.Learn(t.Context(), i, unseen, nil), "not attached")
 	}
 	require.ErrorContains(t, New().Pass(t.Context(), 0, r.apply, nil), "not attached")
 }
@@ -344,7 +363,7 @@ func TestCancellation(t *testing.T) {
 	require.ErrorIs(t, err, context.Canceled)
 	require.NotEmpty(t, r.emitted)
 	require.Less(t, len(r.emitted), 24)
-	_, err = r.scan.Learn(ctx, 0, nil)
+	err = r.scan.Learn(ctx, 0, unseen, nil)
 	require.ErrorIs(t, err, context.Canceled)
 	r.scan.Begin([]changeset.Disk{{Size: 24 * mega, Seed: seed}})
 	require.Len(t, r.pass(), 24)
