@@ -5,6 +5,7 @@ package changes
 
 import (
 	"math/bits"
+	"sync/atomic"
 	"time"
 
 	"drover/datapath/checksum"
@@ -57,7 +58,8 @@ type Source interface {
 }
 
 // Bitmap has one bit for each checksum.BlockSize of a disk, the last one perhaps for
-// less: block b is bit b%64 of word b/64.
+// less: block b is bit b%64 of word b/64. Its methods may be called by several
+// goroutines at once; each word changes at once.
 type Bitmap []uint64
 
 const wordBits = 64
@@ -70,7 +72,7 @@ func (b Bitmap) Set(first, end int64) {
 	for first < end {
 		w, bit := first/wordBits, uint(first%wordBits)
 		n := min(end-first, int64(wordBits-bit))
-		b[w] |= ones(n) << bit
+		atomic.OrUint64(&b[w], ones(n)<<bit)
 		first += n
 	}
 }
@@ -80,13 +82,13 @@ func (b Bitmap) Clear(first, end int64) {
 	for first < end {
 		w, bit := first/wordBits, uint(first%wordBits)
 		n := min(end-first, int64(wordBits-bit))
-		b[w] &^= ones(n) << bit
+		atomic.AndUint64(&b[w], ^(ones(n) << bit))
 		first += n
 	}
 }
 
 // Has reports whether the block is set.
-func (b Bitmap) Has(block int64) bool { return b[block/wordBits]>>(block%wordBits)&1 != 0 }
+func (b Bitmap) Has(block int64) bool { return atomic.LoadUint64(&b[block/wordBits])>>(block%wordBits)&1 != 0 }
 
 // ones gives a word with the lowest n bits set, n from 1 to 64.
 func ones(n int64) uint64 { return ^uint64(0) >> (wordBits - n) }
@@ -96,7 +98,7 @@ func ones(n int64) uint64 { return ^uint64(0) >> (wordBits - n) }
 func (b Bitmap) Next(from, limit int64) (first, end int64) {
 	all := int64(len(b)) * wordBits
 	for first = from; first < all; {
-		word := b[first/wordBits] >> (first % wordBits)
+		word := atomic.LoadUint64(&b[first/wordBits]) >> (first % wordBits)
 		if word == 0 {
 			first = (first/wordBits + 1) * wordBits
 			continue
@@ -105,7 +107,7 @@ func (b Bitmap) Next(from, limit int64) (first, end int64) {
 		break
 	}
 	for end = first; end < all && end-first < limit; {
-		n := int64(bits.TrailingZeros64(^(b[end/wordBits] >> (end % wordBits))))
+		n := int64(bits.TrailingZeros64(^(atomic.LoadUint64(&b[end/wordBits]) >> (end % wordBits))))
 		n = min(n, wordBits-end%wordBits)
 		if n == 0 {
 			break
@@ -117,8 +119,8 @@ func (b Bitmap) Next(from, limit int64) (first, end int64) {
 
 // Count is how many blocks are set.
 func (b Bitmap) Count() (n int64) {
-	for _, w := range b {
-		n += int64(bits.OnesCount64(w))
+	for i := range b {
+		n += int64(bits.OnesCount64(atomic.LoadUint64(&b[i])))
 	}
 	return n
 }

@@ -11,6 +11,7 @@ import (
 
 	"drover/agent/tracker"
 	"drover/agent/tracker/changes"
+	"drover/agent/tracker/reading"
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
 )
@@ -61,10 +62,10 @@ func (t *Tracker) Learn(ctx context.Context, disk int, compare func(checksum.Win
 	clear(s.sums)
 	clear(s.unknown)
 	w := checksum.Window{Blocks: s.sums.Len()}
-	err = read(ctx, everything(t.disks[disk], s.disk), func(c *chunk) error {
-		copy(s.sums[c.offset/checksum.BlockSize:], c.sums)
-		report(p, c)
-		for done := checksum.Blocks(c.offset + c.length); done >= min(w.First+checksum.WindowBlocks, w.Blocks) && w.First < w.Blocks; w.First += checksum.WindowBlocks {
+	err = reading.Read(ctx, reading.All(t.disks[disk], s.disk), func(c *reading.Chunk) error {
+		copy(s.sums[c.First():], c.Sums)
+		report(p, c.Offset+c.Length)
+		for done := c.End(); done >= min(w.First+checksum.WindowBlocks, w.Blocks) && w.First < w.Blocks; w.First += checksum.WindowBlocks {
 			w.Sums = s.sums[w.First:min(w.First+checksum.WindowBlocks, w.Blocks)]
 			if err := compare(w); err != nil {
 				return err
@@ -85,7 +86,7 @@ func (t *Tracker) Pass(ctx context.Context, disk int, emit tracker.Emit, p track
 	if err != nil {
 		return err
 	}
-	return t.send(ctx, disk, everything(t.disks[disk], s.disk), emit, p)
+	return t.send(ctx, disk, reading.All(t.disks[disk], s.disk), emit, p)
 }
 
 // Resend reads what is unknown and nothing else.
@@ -94,21 +95,21 @@ func (t *Tracker) Resend(ctx context.Context, disk int, emit tracker.Emit, p tra
 	if err != nil {
 		return err
 	}
-	if err := t.send(ctx, disk, s.forgotten(t.disks[disk]), emit, p); err != nil {
+	if err := t.send(ctx, disk, reading.Blocks(t.disks[disk], s.disk, s.unknown), emit, p); err != nil {
 		return err
 	}
-	report(p, &chunk{length: s.disk.Size})
+	report(p, s.disk.Size)
 	return nil
 }
 
-func (t *Tracker) send(ctx context.Context, disk int, what part, emit tracker.Emit, p tracker.Progress) error {
+func (t *Tracker) send(ctx context.Context, disk int, what reading.Part, emit tracker.Emit, p tracker.Progress) error {
 	s := t.state[disk]
-	err := read(ctx, what, func(c *chunk) error {
-		t.hashed += c.hashed
+	err := reading.Read(ctx, what, func(c *reading.Chunk) error {
+		t.hashed += c.Hashed
 		if err := s.compare(disk, c, emit); err != nil {
 			return err
 		}
-		report(p, c)
+		report(p, c.Offset+c.Length)
 		return nil
 	})
 	if err != nil {
@@ -146,47 +147,19 @@ func (t *Tracker) Hashed() time.Duration {
 	return d
 }
 
-func report(p tracker.Progress, c *chunk) {
+func report(p tracker.Progress, done int64) {
 	if p != nil {
-		p(c.offset + c.length)
+		p(done)
 	}
 }
 
-// differs reports whether a block may differ from the replica.
-func (s *state) differs(block int64, sum uint64) bool {
-	return s.sums[block] != sum || s.unknown.Has(block)
-}
-
-// compare emits the runs of a chunk that differ, each all data or all zeros.
-func (s *state) compare(disk int, c *chunk, emit tracker.Emit) error {
-	sumOf := func(i int64) uint64 {
-		if c.sums == nil {
-			return 0
+// compare emits what of a chunk may differ from the replica.
+func (s *state) compare(disk int, c *reading.Chunk, emit tracker.Emit) error {
+	differs := func(b int64) bool { return s.sums[b] != c.Sum(b) || s.unknown.Has(b) }
+	return c.Emit(disk, differs, emit, func(first, end int64) {
+		for b := first; b < end; b++ {
+			s.sums[b] = c.Sum(b)
 		}
-		return c.sums[i]
-	}
-	first, n := c.offset/checksum.BlockSize, checksum.Blocks(c.length)
-	for i := int64(0); i < n; {
-		if !s.differs(first+i, sumOf(i)) {
-			i++
-			continue
-		}
-		zero, from := sumOf(i) == 0, i
-		for i < n && s.differs(first+i, sumOf(i)) && (sumOf(i) == 0) == zero {
-			i++
-		}
-		off := from * checksum.BlockSize
-		e := changeset.Extent{Disk: disk, Offset: c.offset + off, Length: min(i*checksum.BlockSize, c.length) - off, Zero: zero}
-		if !zero {
-			e.Data, e.Sums = c.data[off:off+e.Length], c.sums[from:i]
-		}
-		if err := emit(e); err != nil {
-			return err
-		}
-		for b := from; b < i; b++ {
-			s.sums[first+b] = sumOf(b)
-		}
-		s.unknown.Clear(first+from, first+i)
-	}
-	return nil
+		s.unknown.Clear(first, end)
+	})
 }
