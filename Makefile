@@ -70,6 +70,12 @@ histories: setup build ## record the histories that the replay tests replay, fro
 	rm -rf /tmp/drover-histories
 	DROVER_BIN=$(abspath $(BIN)) DROVER_HISTORIES=$(abspath tests/replay/testdata/killed) go test -count=1 -timeout 20m -run TestEveryProcessIsKilled ./tests/e2e/
 
+.PHONY: cover
+cover: ## how much of the data path its tests run, package by package; fails below 85 %
+	@mkdir -p build
+	go test -timeout 20m -coverpkg=./datapath/... -coverprofile=build/cover.out ./datapath/... ./tests/stream ./tests/fault ./tests/model > build/cover.log || { cat build/cover.log; exit 1; }
+	go run ./tests/cover -least 85 build/cover.out
+
 .PHONY: bench
 bench: ## measure each stage of the data path alone
 	go test -run '^$$' -bench . -benchtime 5x ./tests/bench ./datapath/replica/file

@@ -14,10 +14,13 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"drover/agent/controlapi"
 	"drover/datapath/ident"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var machine = ident.NewMachineID("vc", "vm")
 

@@ -14,6 +14,7 @@ func TestOwnTimeout(t *testing.T) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	})
+	defer c.Close() // and with it the connection that is still being made
 	c.timeout = 10 * time.Millisecond
 	_, err := c.Heartbeat(t.Context(), Heartbeat{})
 	require.ErrorContains(t, err, "no answer from https://cs.test:443 within 10ms")

@@ -22,11 +22,14 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"drover/agent/controlapi"
 	"drover/datapath/ident"
 	"drover/datapath/wire/wiretest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var ps1 = ident.Peer{Role: ident.RoleProcessServer, Name: "ps-1"}
 

@@ -11,7 +11,10 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // listen answers every connection with serve, until the test ends.
 func listen(t *testing.T, serve func(net.Conn)) string {

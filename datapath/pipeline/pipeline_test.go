@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"drover/datapath/cachestore"
 	"drover/datapath/changeset"
@@ -24,6 +25,8 @@ import (
 	"drover/datapath/replica/file"
 	"drover/datapath/spool"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	patience = 10 * time.Second

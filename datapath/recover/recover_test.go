@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"drover/datapath/changeset"
 	"drover/datapath/ident"
@@ -15,6 +16,8 @@ import (
 	"drover/datapath/replica/file"
 	"drover/datapath/replica/replicatest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const block = replicatest.Block
 

@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"drover/datapath/cachestore"
 	"drover/datapath/changeset"
@@ -26,6 +27,8 @@ import (
 	"drover/datapath/wire"
 	"drover/datapath/wire/wiretest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const instance = "4210A1B2-0000-0000-0000-000000000001"
 

@@ -36,20 +36,6 @@ func (s Stage) String() string {
 	return names[s]
 }
 
-// MarshalText gives the stage's word.
-func (s Stage) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
-
-// UnmarshalText reads the stage's word.
-func (s *Stage) UnmarshalText(b []byte) error {
-	for i, n := range names {
-		if n == string(b) {
-			*s = Stage(i)
-			return nil
-		}
-	}
-	return fmt.Errorf("stage %q: want one of %v", b, names)
-}
-
 // Times are what the chunks of one disk spent in each stage, summed over them.
 type Times struct {
 	Chunks int64                 `json:"chunks"`

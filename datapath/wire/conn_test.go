@@ -17,10 +17,13 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"drover/datapath/ident"
 	"drover/datapath/wire/wiretest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var (
 	agentPeer  = wiretest.Agent(ident.MachineID{0xa1, 15: 0x1a})

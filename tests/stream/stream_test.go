@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"drover/datapath/codec"
 	"drover/datapath/ident"
@@ -21,6 +22,8 @@ import (
 	"drover/datapath/waterfall"
 	"drover/tests/rig"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // breakable is a line that breaks after so many more bytes, if at all.
 type breakable struct {

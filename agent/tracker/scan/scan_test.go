@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
 	"drover/agent/disk"
@@ -17,6 +18,8 @@ import (
 	"drover/datapath/checksum"
 	"drover/datapath/ident"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	block = checksum.BlockSize
