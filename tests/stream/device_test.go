@@ -18,23 +18,9 @@ import (
 	"drover/datapath/ident"
 	"drover/tests/lab"
 	"drover/tests/lab/guest"
+	"drover/tests/loop"
 	"drover/tests/rig"
 )
-
-// loopDevice makes a block device of an image file, or skips: it takes root and a
-// kernel with loop devices.
-func loopDevice(t *testing.T, image string) string {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("block devices and mounts take root")
-	}
-	if _, err := os.Stat("/dev/loop-control"); err != nil {
-		t.Skip("no loop devices here: ", err)
-	}
-	device := run(t, "losetup", "--find", "--show", image)
-	t.Cleanup(func() { run(t, "losetup", "--detach", device) })
-	return device
-}
 
 func run(t *testing.T, name string, args ...string) string {
 	t.Helper()
@@ -47,7 +33,7 @@ func run(t *testing.T, name string, args ...string) string {
 // ext4 that is being written to, frozen for each cut by fsfreeze.
 func TestBlockDeviceWithAMountedFileSystem(t *testing.T) {
 	r := rig.New(t, 64<<20)
-	r.Device = loopDevice(t, r.Path("a"))
+	r.Device = loop.Attach(t, r.Path("a")).Path
 	content, mount := t.TempDir(), t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(content, "before"), []byte("before"), 0o600))
 	require.NoError(t, lab.Format(t.Context(), r.Device, "test", content))
