@@ -10,6 +10,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"drover/agent/tracker/changes"
 )
 
 // Align is what offsets, lengths (but at the disk's end) and buffers of reads must
@@ -56,6 +58,18 @@ func (d *Disk) Path() string { return d.path }
 
 // Size is the size in bytes when the disk was opened.
 func (d *Disk) Size() int64 { return d.size }
+
+// Device names the block device for the kernel. An image file has none.
+func (d *Disk) Device() (changes.Device, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(d.file.Fd()), &st); err != nil {
+		return changes.Device{}, fmt.Errorf("numbers of disk %s: %w", d.path, err)
+	}
+	if d.image {
+		return changes.Device{}, fmt.Errorf("disk %s is an image file: the kernel sees no writes to it", d.path)
+	}
+	return changes.Device{Path: d.path, Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev), Size: d.size}, nil
+}
 
 // CurrentSize asks for the size in bytes as it is now.
 func (d *Disk) CurrentSize() (int64, error) {

@@ -23,7 +23,7 @@ func (x *session) prepare() error {
 		x.learned(x.welcome)
 		return x.base(x.Tracker.Pass)
 	case wire.ModeCompare:
-		differ, err := x.compare()
+		differ, err := x.compare(causeBase)
 		if err != nil {
 			return err
 		}
@@ -36,7 +36,7 @@ func (x *session) prepare() error {
 	if x.resume(x.welcome) {
 		return nil
 	}
-	_, err := x.compare()
+	_, err := x.compare(x.unknown)
 	return err
 }
 
@@ -60,9 +60,11 @@ func (x *session) completeBase() error {
 
 // compare finds by checksums alone where the replica differs. When it does not
 // differ, reading the disks for it was a pass that found nothing to send.
-func (x *session) compare() (differ bool, err error) {
-	x.show(StateComparing, "")
-	x.forgetAll()
+func (x *session) compare(cause string) (differ bool, err error) {
+	x.show(StateComparing, causes[cause])
+	x.Logger.Info("the disks are compared with the replica", "cause", cause, "because", causes[cause])
+	x.Metrics.compared(cause)
+	x.forgetAll(cause)
 	x.Tracker.Begin(x.welcome.Disks)
 	for i, d := range x.welcome.Disks {
 		var bytes int64

@@ -10,6 +10,7 @@ import (
 type Metrics struct {
 	bytes  prometheus.Counter
 	passes prometheus.Counter
+	whole  *prometheus.CounterVec
 	cuts   *prometheus.CounterVec
 	freeze prometheus.Histogram
 }
@@ -19,13 +20,14 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	m := &Metrics{
 		bytes:  prometheus.NewCounter(prometheus.CounterOpts{Name: "drover_agent_data_bytes_total", Help: "Bytes of blocks sent."}),
 		passes: prometheus.NewCounter(prometheus.CounterOpts{Name: "drover_agent_passes_total", Help: "Passes over all disks."}),
+		whole:  prometheus.NewCounterVec(prometheus.CounterOpts{Name: "drover_agent_comparisons_total", Help: "Comparisons of all disks with the replica, by their cause."}, []string{"cause"}),
 		cuts:   prometheus.NewCounterVec(prometheus.CounterOpts{Name: "drover_agent_cuts_total", Help: "Cuts, by consistency."}, []string{"consistency"}),
 		freeze: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "drover_agent_freeze_seconds", Help: "How long the machine was frozen for a cut.",
 			Buckets: []float64{.05, .1, .25, .5, 1, 2, 5, 10},
 		}),
 	}
-	r.MustRegister(m.bytes, m.passes, m.cuts, m.freeze)
+	r.MustRegister(m.bytes, m.passes, m.whole, m.cuts, m.freeze)
 	return m
 }
 
@@ -38,6 +40,12 @@ func (m *Metrics) sent(n int64) {
 func (m *Metrics) pass() {
 	if m != nil {
 		m.passes.Inc()
+	}
+}
+
+func (m *Metrics) compared(cause string) {
+	if m != nil {
+		m.whole.WithLabelValues(cause).Inc()
 	}
 }
 

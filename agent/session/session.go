@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"drover/agent/tracker"
 	"drover/datapath/ident"
 	"drover/datapath/wire"
 )
@@ -80,6 +81,10 @@ func (s *Source) Run(ctx context.Context, t Target) error {
 		x.pack.close()
 	}
 	x.breakOff()
+	if errors.Is(err, tracker.ErrGap) {
+		s.Logger.Warn("nothing is known of the replica any more; the disks will be compared with it", "error", err.Error())
+		s.forgetAll(causeGap)
+	}
 	if cause := context.Cause(x.ctx); cause != nil && ctx.Err() == nil && errors.Is(err, context.Canceled) {
 		err = cause
 	}

@@ -43,6 +43,7 @@ func (x *session) begin() error {
 		kind = changeset.Base
 	}
 	x.mu.Lock()
+	x.keep()
 	last := x.position
 	if n := len(x.pending); n > 0 { // it follows the one before, whose digest is not known yet
 		last = ident.Position{Seq: x.pending[n-1].position.Seq}
@@ -132,7 +133,13 @@ func (x *session) end(c changeset.Cut) error {
 	if err := x.send(c); err != nil {
 		return err
 	}
-	return x.await(func() bool { return len(x.pending) == 0 })
+	return x.await(func() bool {
+		all := len(x.pending) == 0
+		if all {
+			x.keep()
+		}
+		return all
+	})
 }
 
 // send ends the open set.

@@ -12,8 +12,10 @@ package session
 import (
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -81,7 +83,8 @@ type Source struct {
 	open []*openDisk // in the order of the Welcome, once there was one
 
 	mu         sync.Mutex
-	known      bool // the tracker knows the replica as of position
+	known      bool   // the tracker knows the replica as of position
+	unknown    string // why it does not
 	generation uint32
 	order      []changeset.Disk
 	stored     ident.Position // everything up to it is safe in the cache storage
@@ -113,7 +116,7 @@ type sentSet struct {
 
 // NewSource makes a source that knows nothing yet.
 func NewSource(o Options) *Source {
-	s := &Source{Options: o}
+	s := &Source{Options: o, unknown: causeStart}
 	s.show(StateConnecting, "")
 	return s
 }
@@ -123,9 +126,13 @@ func (s *Source) State() State { return *s.state.Load() }
 
 func (s *Source) show(word, detail string) { s.state.Store(&State{word, detail}) }
 
-// Close thaws the machine if need be and closes its disks.
+// Close thaws the machine if need be, and closes its disks and the tracker.
 func (s *Source) Close(ctx context.Context) error {
-	return errors.Join(s.Thaw(ctx), s.closeDisks())
+	err := errors.Join(s.Thaw(ctx), s.closeDisks())
+	if c, ok := s.Tracker.(io.Closer); ok {
+		err = errors.Join(err, c.Close())
+	}
+	return err
 }
 
 // Thaw ends the freeze that a final cut left, if there is one.
@@ -157,10 +164,12 @@ func (s *Source) openDisks(want []controlapi.Disk) error {
 	if s.disksAre(want) {
 		return nil
 	}
+	if len(s.open) > 0 {
+		s.forgetAll(causeDisks)
+	}
 	if err := s.closeDisks(); err != nil {
 		return err
 	}
-	s.forgetAll()
 	for _, w := range want {
 		path, err := s.Find(w.BackingUUID)
 		if err != nil {
@@ -192,10 +201,31 @@ func (s *Source) disksAre(want []controlapi.Disk) bool {
 	return true
 }
 
+// Causes of comparing all blocks with the replica, for the log and the metric.
+const (
+	causeStart    = "start"    // nothing is known since the machine or the agent started
+	causeDisks    = "disks"    // other disks, or other sizes
+	causeGap      = "gap"      // writes may have been missed
+	causePosition = "position" // the replica is not as this agent left it
+	causeBase     = "base"     // a resync, or a base copy that goes on
+)
+
+// causes are the same for people.
+var causes = map[string]string{
+	causeStart:    "what was written before tracking began is not known",
+	causeDisks:    "the disks are not the ones from before",
+	causeGap:      "writes may have been missed",
+	causePosition: "the replica is not as this agent left it",
+	causeBase:     "the server asks for it: a resync, or a base copy that was broken off",
+}
+
 // forgetAll gives up what is known of the replica: the next session compares.
-func (s *Source) forgetAll() {
+func (s *Source) forgetAll(cause string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.known {
+		s.unknown = cause
+	}
 	s.known, s.stored, s.position, s.sent, s.pending = false, ident.Position{}, ident.Position{}, nil, nil
 }
 
@@ -228,7 +258,14 @@ func (s *Source) arrange(order []changeset.Disk) error {
 		return fmt.Errorf("the server has %d disks of %d", len(sorted), len(s.open))
 	}
 	s.open = sorted
-	s.Tracker.Attach(disks)
+	kept, err := s.Tracker.Attach(disks)
+	if err != nil {
+		return err
+	}
+	if !kept {
+		s.forgetAll(causeStart)
+	}
+	s.restore()
 	return nil
 }
 
@@ -237,7 +274,11 @@ func (s *Source) arrange(order []changeset.Disk) error {
 func (s *Source) resume(w *wire.Welcome) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.known || s.generation != w.Generation || !slices.Equal(s.order, w.Disks) {
+	switch {
+	case !s.known:
+		return false
+	case s.generation != w.Generation || !slices.Equal(s.order, w.Disks):
+		s.unknown = causePosition
 		return false
 	}
 	var keep int
@@ -246,8 +287,9 @@ func (s *Source) resume(w *wire.Welcome) bool {
 		keep = i + 1
 	case w.Position == s.stored:
 		keep = 0
-	default:
-		return false // among others: a set of ours arrived whose digest we do not know
+	default: // among others: a set of ours arrived whose digest we do not know
+		s.unknown = causePosition
+		return false
 	}
 	for _, set := range slices.Concat(s.sent[keep:], s.pending) {
 		s.putBack(set)
@@ -271,6 +313,47 @@ func (s *Source) learned(w *wire.Welcome) {
 	defer s.mu.Unlock()
 	s.known, s.generation, s.order = true, w.Generation, slices.Clone(w.Disks)
 	s.stored, s.position, s.sent, s.pending = w.Position, w.Position, nil, nil
+}
+
+// standing is what a tracker that outlives this process keeps for the next one: where the
+// replica stood. What was on its way then is emitted again.
+type standing struct {
+	Machine    ident.MachineID  `json:"machine"`
+	Generation uint32           `json:"generation"`
+	Order      []changeset.Disk `json:"order"`
+	Stored     ident.Position   `json:"stored"`
+	Sent       []ident.Position `json:"sent,omitempty"` // acknowledged after it, oldest first
+}
+
+// keep notes where the replica stands. mu is held.
+func (s *Source) keep() {
+	if !s.known {
+		return
+	}
+	n := standing{s.Machine, s.generation, s.order, s.stored, nil}
+	for _, set := range s.sent {
+		n.Sent = append(n.Sent, set.position)
+	}
+	text, err := json.Marshal(n)
+	if err == nil {
+		s.Tracker.Keep(text, len(s.sent)+len(s.pending) == 0)
+	}
+}
+
+// restore takes up what an earlier process has known.
+func (s *Source) restore() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var n standing
+	text := s.Tracker.Note()
+	if s.known || text == nil || json.Unmarshal(text, &n) != nil || n.Machine != s.Machine || len(n.Order) != len(s.open) {
+		return
+	}
+	s.known, s.generation, s.order, s.stored, s.position = true, n.Generation, n.Order, n.Stored, n.Stored
+	for _, p := range n.Sent {
+		s.sent = append(s.sent, &sentSet{position: p, ranges: make([][]checksum.Range, len(n.Order))})
+	}
+	s.Logger.Info("changes were tracked while no agent ran", "tracker", s.Tracker.Name(), "stored", n.Stored.String())
 }
 
 // acknowledged notes a set that the server has.

@@ -16,6 +16,10 @@ import (
 // replica is void.
 var ErrSize = errors.New("the disk's size changed")
 
+// ErrGap is wrapped when writes may have been missed. Nothing is known of any replica
+// until Begin, and Learn for each disk.
+var ErrGap = errors.New("writes may have been missed")
+
 // Disk is what a tracker needs of a disk; agent/disk has it.
 type Disk interface {
 	// ReadAt fills p from off on; offsets and buffers are aligned as agent/disk says.
@@ -40,8 +44,9 @@ type Tracker interface {
 	// Name is the tracker's short name, for the inventory.
 	Name() string
 	// Attach gives the tracker the disks to read, in the order that the other methods
-	// count them. What it knows of their replicas stays.
-	Attach(disks []Disk)
+	// count them. kept says that what it knows of their replicas stays; it may come from
+	// an earlier process.
+	Attach(disks []Disk) (kept bool, err error)
 	// Begin forgets everything: the replicas of these disks are all zeros.
 	Begin(disks []changeset.Disk)
 	// Learn reads a disk and takes the replica to be as the disk is now; compare, which
@@ -54,6 +59,12 @@ type Tracker interface {
 	Resend(ctx context.Context, disk int, emit Emit, p Progress) error
 	// Forget says that the replica may not have the range after all.
 	Forget(disk int, r checksum.Range)
+	// Keep keeps a note of the caller's beside what is known, for as long as that lives.
+	// With safe all that was emitted is in the replica for good: a later process need not
+	// emit it again.
+	Keep(note []byte, safe bool)
+	// Note gives the note that was kept last; nil: there is none, or nothing is known.
+	Note() []byte
 	// Hashed is the time spent for checksums since the last call.
 	Hashed() time.Duration
 }

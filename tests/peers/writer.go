@@ -85,9 +85,9 @@ func (w *writer) mark(n int64) {
 
 func (w *writer) Name() string { return "measured" }
 
-func (w *writer) Attach(disks []tracker.Disk) {
-	w.Tracker.Attach(disks)
+func (w *writer) Attach(disks []tracker.Disk) (bool, error) {
 	w.disk = disks[0]
+	return w.Tracker.Attach(disks)
 }
 
 func (w *writer) Begin(disks []changeset.Disk) {

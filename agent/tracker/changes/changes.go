@@ -88,7 +88,9 @@ func (b Bitmap) Clear(first, end int64) {
 }
 
 // Has reports whether the block is set.
-func (b Bitmap) Has(block int64) bool { return atomic.LoadUint64(&b[block/wordBits])>>(block%wordBits)&1 != 0 }
+func (b Bitmap) Has(block int64) bool {
+	return atomic.LoadUint64(&b[block/wordBits])>>(block%wordBits)&1 != 0
+}
 
 // ones gives a word with the lowest n bits set, n from 1 to 64.
 func ones(n int64) uint64 { return ^uint64(0) >> (wordBits - n) }

@@ -5,6 +5,7 @@ package reading
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"drover/agent/disk"
@@ -70,14 +71,29 @@ func Blocks(d tracker.Disk, of changeset.Disk, set changes.Bitmap) Part {
 func Read(ctx context.Context, p Part, use func(*Chunk) error) error {
 	r := &reading{Part: p, ctx: ctx, use: use, free: make(chan *buffer, ahead+readers)}
 	for range cap(r.free) {
-		r.free <- nil // made when needed, so that a disk of holes costs nothing
+		r.free <- nil // taken when needed, so that a disk of holes costs nothing
 	}
 	q := ordered.New(readers, ahead, r.fill, r.hand)
 	err := r.walk(q)
+	defer r.giveBack()
 	if closed := q.Close(); closed != nil {
 		return closed // the first: walk ends by it
 	}
 	return err
+}
+
+// buffers are kept from one reading to the next.
+var buffers = sync.Pool{New: func() any {
+	return &buffer{disk.Buffer(chunkBytes), make([]uint64, 0, chunkBytes/checksum.BlockSize)}
+}}
+
+// giveBack gives the memory back; nothing uses it any more.
+func (r *reading) giveBack() {
+	for range len(r.free) {
+		if b := <-r.free; b != nil {
+			buffers.Put(b)
+		}
+	}
 }
 
 type reading struct {
@@ -105,7 +121,7 @@ func (r *reading) walk(q *ordered.Queue[*Chunk]) error {
 			}
 			c := &Chunk{Offset: off, Length: min(chunkBytes, end-off), buffer: <-r.free}
 			if c.buffer == nil {
-				c.buffer = &buffer{disk.Buffer(chunkBytes), make([]uint64, 0, chunkBytes/checksum.BlockSize)}
+				c.buffer = buffers.Get().(*buffer) //nolint:forcetypeassert // nothing else is in it
 			}
 			if err := q.Put(c); err != nil {
 				return err

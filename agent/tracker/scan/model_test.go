@@ -120,9 +120,9 @@ func TestDiskErrors(t *testing.T) {
 			r.fill(2*mega, 6*mega, 2)
 			f := failing{Disk: r.disk}
 			spoil(&f)
-			r.scan.Attach([]tracker.Disk{f})
+			attach(t, r.scan, f)
 			require.ErrorIs(t, r.scan.Pass(t.Context(), 0, r.apply, nil), broken)
-			r.scan.Attach([]tracker.Disk{r.disk})
+			attach(t, r.scan, r.disk)
 			r.pass()
 		})
 	}

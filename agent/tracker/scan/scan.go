@@ -42,7 +42,16 @@ func New() *Tracker { return &Tracker{} }
 func (*Tracker) Name() string { return Name }
 
 // Attach gives the tracker the disks to read.
-func (t *Tracker) Attach(disks []tracker.Disk) { t.disks = disks }
+func (t *Tracker) Attach(disks []tracker.Disk) (kept bool, err error) {
+	t.disks = disks
+	return len(t.state) == len(disks), nil
+}
+
+// Keep does nothing: what is known ends with the process.
+func (*Tracker) Keep([]byte, bool) {}
+
+// Note gives none.
+func (*Tracker) Note() []byte { return nil }
 
 // Begin takes the replicas to be all zeros.
 func (t *Tracker) Begin(disks []changeset.Disk) {

@@ -47,9 +47,15 @@ func newRig(t *testing.T, size int64) *rig {
 	require.NoError(t, err)
 	t.Cleanup(func() { _, _ = file.Close(), d.Close() })
 	r := &rig{t: t, file: file, disk: d, scan: New(), replica: make([]byte, size)}
-	r.scan.Attach([]tracker.Disk{d})
+	attach(t, r.scan, d)
 	r.scan.Begin([]changeset.Disk{{ID: ident.DiskID{1}, Size: size, Seed: seed}})
 	return r
+}
+
+func attach(t *testing.T, s *Tracker, d tracker.Disk) {
+	t.Helper()
+	_, err := s.Attach([]tracker.Disk{d})
+	require.NoError(t, err)
 }
 
 func (r *rig) write(off int64, data []byte) {
@@ -292,7 +298,7 @@ func TestAttachKeepsTheSums(t *testing.T) {
 	again, err := disk.Open(r.file.Name())
 	require.NoError(t, err)
 	defer func() { require.NoError(t, again.Close()) }()
-	r.scan.Attach([]tracker.Disk{again})
+	attach(t, r.scan, again)
 	r.fill(block, block, 2)
 	require.Equal(t, []changeset.Extent{data(block, block)}, r.pass())
 }
