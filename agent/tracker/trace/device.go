@@ -1,0 +1,110 @@
+package trace
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"drover/agent/tracker/changes"
+	"drover/datapath/checksum"
+)
+
+// sysfs is where the kernel tells about devices.
+const sysfs = "/sys"
+
+// device is a disk that is followed.
+type device struct {
+	changes.Device
+	seq      string // the kernel's number of this very disk, where it has one: numbers of devices are used again
+	ranges   bool   // a discard request may be of several ranges, of which its events name one
+	changed  changes.Bitmap
+	flights  flights
+	discards discards
+	memory   map[string][]byte
+}
+
+// newDevice refuses what this source cannot follow.
+func newDevice(sys string, d changes.Device) (*device, error) {
+	dir := filepath.Join(sys, "dev/block", fmt.Sprintf("%d:%d", d.Major, d.Minor))
+	if _, err := os.Stat(dir); err != nil {
+		return nil, fmt.Errorf("the kernel has no block device %d:%d: %w", d.Major, d.Minor, err)
+	}
+	if d.Size <= 0 {
+		return nil, fmt.Errorf("a size of %d bytes", d.Size)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
+		return nil, fmt.Errorf("it is a partition; the disk that it is on can be followed")
+	}
+	scheduler, err := attribute(dir, "queue/scheduler")
+	if err != nil {
+		return nil, err
+	}
+	// Devices without requests (dm, md, zram, pmem...) have no queue with a scheduler to choose.
+	if _, err := os.Stat(filepath.Join(dir, "mq")); errors.Is(err, fs.ErrNotExist) && !strings.Contains(scheduler, "[") {
+		return nil, fmt.Errorf("it makes no requests, so the kernel traces none of its writes (device mapper, RAID and the like do so); follow the disks below it")
+	}
+	zoned, err := attribute(dir, "queue/zoned")
+	if err != nil {
+		return nil, err
+	}
+	if zoned != "" && zoned != "none" {
+		return nil, fmt.Errorf("it is a zoned disk (%s), whose writes and resets do not say where they are", zoned)
+	}
+	segments, err := attribute(dir, "queue/max_discard_segments")
+	if err != nil {
+		return nil, err
+	}
+	seq, err := attribute(dir, "diskseq")
+	if err != nil {
+		return nil, err
+	}
+	return &device{Device: d, seq: seq, ranges: segments != "" && segments != "0" && segments != "1",
+		changed: make(changes.Bitmap, changes.Words(d.Size)), flights: newFlights(), memory: map[string][]byte{}}, nil
+}
+
+// attribute reads a short file; one that older kernels do not have is empty.
+func attribute(dir, name string) (string, error) {
+	text, err := os.ReadFile(filepath.Join(dir, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(text)), err
+}
+
+// same reports whether it is the disk that was followed before.
+func (d *device) same(o *device) bool {
+	return d.Major == o.Major && d.Minor == o.Minor && d.Size == o.Size && d.seq == o.seq
+}
+
+// mark notes that the sectors may have changed.
+func (d *device) mark(s span) { setBlocks(d.changed, d.Size, s) }
+
+// setBlocks sets the blocks that the sectors touch. What is beyond the disk's size is
+// of a disk that has grown, which others notice.
+func setBlocks(into changes.Bitmap, size int64, s span) {
+	const perBlock = checksum.BlockSize / sectorBytes
+	all := uint64(checksum.Blocks(size))
+	first, end := s.first/perBlock, s.end/perBlock
+	if s.end%perBlock > 0 {
+		end++
+	}
+	if first = min(first, all); first < min(end, all) {
+		into.Set(int64(first), int64(min(end, all)))
+	}
+}
+
+// drain gives what changed since the last time, and what is under way.
+func (d *device) drain(now int64, into changes.Bitmap) {
+	for i, w := range d.changed {
+		if w != 0 {
+			into[i] |= w
+			d.changed[i] = 0
+		}
+	}
+	mark := func(s span) { setBlocks(into, d.Size, s) }
+	d.flights.report(now, mark)
+	d.discards.report(now, mark)
+}
