@@ -19,6 +19,7 @@ import (
 
 	"drover/agent/proxy"
 	"drover/agent/quiesce"
+	"drover/agent/status"
 )
 
 const (
@@ -32,13 +33,15 @@ const (
 type Config struct {
 	ConfigServer string `yaml:"configServer"` // https://host:port
 	State        string `yaml:"state"`        // directory of the identity
-	TokenFile    string `yaml:"tokenFile"`    // read while there is no identity yet
+	TokenFile    string `yaml:"tokenFile"`    // read while there is no valid identity; agent.token beside the file when empty
+	Socket       string `yaml:"socket"`       // of the status; [status.DefaultSocket] when empty
 	// Instance is the machine's hardware uuid; empty: what the firmware says.
 	Instance string `yaml:"instance"`
 	// Disks maps backing uuids to devices or image files, where the system itself
 	// does not name its disks so.
 	Disks   map[string]string `yaml:"disks"`
 	Quiesce Quiesce           `yaml:"quiesce"`
+	Limits  Limits            `yaml:"limits"`
 	Metrics string            `yaml:"metrics"` // address of /metrics and /healthz; empty: none
 	Proxy   string            `yaml:"proxy"`   // http://host:port; empty: connect directly
 }
@@ -78,7 +81,7 @@ func Load(file string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
-	c := &Config{Quiesce: Quiesce{Timeout: Duration(quiesce.DefaultTimeout)}}
+	c := &Config{Quiesce: Quiesce{Timeout: Duration(quiesce.DefaultTimeout)}, Limits: defaultLimits()}
 	err = yaml.NewDecoder(bytes.NewReader(content), yaml.Strict()).Decode(c)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, located(file, err)
@@ -137,13 +140,22 @@ func (c *Config) check(dir string) error {
 	if t := time.Duration(c.Quiesce.Timeout); t <= 0 || t > maxTimeout {
 		return fmt.Errorf("quiesce.timeout: %s: want more than 0 and at most %s", t, maxTimeout)
 	}
+	if err := c.Limits.check(); err != nil {
+		return err
+	}
 	if _, _, err := net.SplitHostPort(c.Metrics); c.Metrics != "" && err != nil {
 		return fmt.Errorf("metrics: %q: want host:port", c.Metrics)
 	}
 	if _, err := proxy.Dialer(c.Proxy); err != nil {
 		return err
 	}
-	for _, p := range []*string{&c.State, &c.TokenFile} {
+	if c.TokenFile == "" {
+		c.TokenFile = "agent.token"
+	}
+	if c.Socket == "" {
+		c.Socket = status.DefaultSocket
+	}
+	for _, p := range []*string{&c.State, &c.TokenFile, &c.Socket} {
 		*p = absolute(dir, *p)
 	}
 	for id, path := range c.Disks {

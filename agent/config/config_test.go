@@ -31,22 +31,37 @@ func TestLoad(t *testing.T) {
 	c, err = load(t, good)
 	require.NoError(t, err)
 	require.Equal(t, Duration(10*time.Second), c.Quiesce.Timeout)
+	require.Equal(t, defaultLimits(), c.Limits)
+	require.Equal(t, filepath.Join(filepath.Dir(c.State), "agent.token"), c.TokenFile)
+	require.Equal(t, "/run/drover-agent/status.sock", c.Socket)
+	c, err = load(t, good+"limits: {memory: 96MiB, readRate: 1.5 GB, nice: 5, pressure: {io: 30}}\nsocket: s\n")
+	require.NoError(t, err)
+	require.Equal(t, Limits{Memory: 96 << 20, ReadRate: 15e8, Nice: 5, Pressure: Pressure{CPU: 60, IO: 30, Memory: 20}}, c.Limits)
+	require.Equal(t, int64(15e8), c.Limits.Pace().Rate)
 }
 
 func TestRefuses(t *testing.T) {
 	for text, want := range map[string]string{
-		good + "colour: red\n":                "agent.yaml:4: unknown field",
-		"state: s\ninstance: i\n":             "configServer",
-		"configServer: http://cs\nstate: s\n": "want https://",
-		"configServer: https://cs\n":          "state: a directory",
-		good + "quiesce: {pre: [/a]}\n":       "go together",
-		good + "quiesce: {timeout: 1h}\n":     "quiesce.timeout",
-		good + "quiesce: {timeout: soon}\n":   "agent.yaml:4: \"soon\": want a duration",
-		good + "metrics: nowhere\n":           "metrics",
-		good + "proxy: socks://p\n":           "proxy",
-		good + "disks: {\"\": /dev/sda}\n":    "backing uuid",
-		good + "state: twice\n":               "agent.yaml:4",
-		"configServer: [1]\nstate: s\n":       "agent.yaml:1",
+		good + "colour: red\n":                        "agent.yaml:4: unknown field",
+		"state: s\ninstance: i\n":                     "configServer",
+		"configServer: http://cs\nstate: s\n":         "want https://",
+		"configServer: https://cs\n":                  "state: a directory",
+		good + "quiesce: {pre: [/a]}\n":               "go together",
+		good + "quiesce: {timeout: 1h}\n":             "quiesce.timeout",
+		good + "quiesce: {timeout: soon}\n":           "agent.yaml:4: \"soon\": want a duration",
+		good + "metrics: nowhere\n":                   "metrics",
+		good + "proxy: socks://p\n":                   "proxy",
+		good + "disks: {\"\": /dev/sda}\n":            "backing uuid",
+		good + "limits: {memory: 1MiB}\n":             "limits.memory",
+		good + "limits: {readRate: 1kB}\n":            "limits.readRate",
+		good + "limits: {readRate: fast}\n":           "agent.yaml:4: \"fast\": want a size",
+		good + "limits: {readRate: -1}\n":             "want a size",
+		good + "limits: {memory: 9999999999999GiB}\n": "want a size",
+		good + "limits: {nice: -5}\n":                 "limits.nice",
+		good + "limits: {pressure: {io: 101}}\n":      "limits.pressure.io",
+		good + "limits: {pressure: {cpu: .nan}}\n":    "limits.pressure.cpu",
+		good + "state: twice\n":                       "agent.yaml:4",
+		"configServer: [1]\nstate: s\n":               "agent.yaml:1",
 	} {
 		_, err := load(t, text)
 		require.ErrorContains(t, err, want, text)

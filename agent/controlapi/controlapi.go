@@ -98,23 +98,6 @@ type HeartbeatResponse struct {
 	Denied []string `json:"denied,omitempty"`
 }
 
-// Inventory is what an agent sees of its machine.
-type Inventory struct {
-	Hostname string          `json:"hostname"`
-	OS       string          `json:"os"`
-	Kernel   string          `json:"kernel"`
-	BootID   string          `json:"bootId"`
-	Tracker  string          `json:"tracker"` // which tracker is used and why
-	Disks    []InventoryDisk `json:"disks"`
-}
-
-// InventoryDisk is one disk the agent can read.
-type InventoryDisk struct {
-	BackingUUID string `json:"backingUUID"`
-	Path        string `json:"path"`
-	Size        int64  `json:"size"`
-}
-
 // Key is a machine's data key; it travels only on this API and is kept only in
 // memory by the receiver.
 type Key struct {

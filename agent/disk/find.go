@@ -29,6 +29,8 @@ type Finder struct {
 	Paths map[string]string
 	// ByID is the directory of udev's links; [ByID] when empty.
 	ByID string
+	// System is asked where there is no link: in an initramfs there may be no udev.
+	System System
 }
 
 // Found is a disk that can be opened at Path.
@@ -55,8 +57,25 @@ func (f Finder) Find(backingUUID string) (string, error) {
 			return d.Path, nil
 		}
 	}
+	if path := f.whole(want); path != "" {
+		return path, nil
+	}
 	return "", fmt.Errorf("find disk %s: %w under %s; set disk.EnableUUID = TRUE on the VM, or name the device under `disks` in the agent's configuration",
 		backingUUID, ErrNotFound, f.dir())
+}
+
+// whole asks the kernel for the disk; nothing when it has none of that name.
+func (f Finder) whole(want string) string {
+	all, err := f.System.Discover()
+	if err != nil {
+		return ""
+	}
+	for _, d := range all {
+		if d.BackingUUID == want && want != "" {
+			return d.Path
+		}
+	}
+	return ""
 }
 
 // List gives all disks that can be named by a uuid, configured ones first.

@@ -52,32 +52,64 @@ type Options struct {
 // is made here and never leaves. A token works once: when the answer is lost, a
 // new token is needed.
 func Enrol(ctx context.Context, o Options) (*Identity, error) {
-	print, secret, err := splitToken(o.Token)
+	print, _, err := splitToken(o.Token)
 	if err != nil {
 		return nil, fmt.Errorf("enrol at %s: %w", o.Server, err)
 	}
-	// Find out that the folder cannot be written to before the token is spent.
-	dir := identityDir(o.StateDir)
-	if err := prepare(dir); err != nil {
+	key, res, err := exchange(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	id, err := accept(identityDir(o.StateDir), key, res, print)
+	if err != nil {
 		return nil, fmt.Errorf("enrol at %s: %w", o.Server, err)
+	}
+	return id, nil
+}
+
+// Reenrol exchanges a token for a new certificate of the same name, when the present
+// one has expired: the operator who issued the token approved it. The token must be
+// of the CA that is trusted already.
+func (id *Identity) Reenrol(ctx context.Context, o Options) error {
+	print, _, err := splitToken(o.Token)
+	if err != nil {
+		return fmt.Errorf("enrol again at %s: %w", o.Server, err)
+	}
+	if !same(fingerprint(id.ca), print) {
+		return fmt.Errorf("enrol again at %s: the token is of another CA than the one trusted since the first enrolment; "+
+			"if the configuration server was set up anew, remove %s and restart", o.Server, id.dir)
+	}
+	key, res, err := exchange(ctx, o)
+	if err != nil {
+		return err
+	}
+	if err := id.install(key, []byte(res.Certificate)); err != nil {
+		return fmt.Errorf("enrol again at %s: %w", o.Server, err)
+	}
+	return nil
+}
+
+// exchange shows the token and gives the answer, with the key that it is for.
+func exchange(ctx context.Context, o Options) (*ecdsa.PrivateKey, controlapi.EnrolResponse, error) {
+	var none controlapi.EnrolResponse
+	print, secret, err := splitToken(o.Token)
+	if err != nil {
+		return nil, none, fmt.Errorf("enrol at %s: %w", o.Server, err)
+	}
+	// Find out that the folder cannot be written to before the token is spent.
+	if err := prepare(identityDir(o.StateDir)); err != nil {
+		return nil, none, fmt.Errorf("enrol at %s: %w", o.Server, err)
 	}
 	key, csr, err := newKey()
 	if err != nil {
-		return nil, fmt.Errorf("enrol at %s: %w", o.Server, err)
+		return nil, none, fmt.Errorf("enrol at %s: %w", o.Server, err)
 	}
 	client := controlapi.NewClient(o.Server, tokenTLS(print)).WithDialer(o.Dial)
 	defer client.Close()
 	res, err := client.Enrol(ctx, controlapi.EnrolRequest{
 		Secret: secret, CSR: csr, Instance: o.Instance, Version: o.Version, DataAddress: o.DataAddress,
 	})
-	if err != nil {
-		return nil, err
-	}
-	id, err := accept(dir, key, res, print)
-	if err != nil {
-		return nil, fmt.Errorf("enrol at %s: %w", o.Server, err)
-	}
-	return id, nil
+	return key, res, err
 }
 
 // accept checks what the server sent and keeps it.

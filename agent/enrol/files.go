@@ -20,11 +20,12 @@ const (
 	caFile      = "ca.pem"
 	dirMode     = 0o700
 	fileMode    = 0o600
+	probeSize   = 16 << 10 // bytes: an identity, twice
 )
 
 func identityDir(stateDir string) string { return filepath.Join(stateDir, "identity") }
 
-// prepare makes the folder and shows that it can be written to.
+// prepare makes the folder and shows that it can be written to, and has room.
 func prepare(dir string) error {
 	if err := os.MkdirAll(dir, dirMode); err != nil {
 		return fmt.Errorf("make the folder of the identity: %w", err)
@@ -33,7 +34,14 @@ func prepare(dir string) error {
 	if err != nil {
 		return fmt.Errorf("the folder of the identity cannot be written to: %w", err)
 	}
-	return errors.Join(f.Close(), os.Remove(f.Name()))
+	_, err = f.Write(make([]byte, probeSize))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close(), os.Remove(f.Name())); err != nil {
+		return fmt.Errorf("the folder of the identity cannot be written to: %w", err)
+	}
+	return nil
 }
 
 // save keeps the three files. Key and certificate must fit each other, but only

@@ -21,6 +21,13 @@ import (
 // ErrNotEnrolled is wrapped by [Load] when there is no identity yet.
 var ErrNotEnrolled = errors.New("not enrolled")
 
+// ErrExpired is wrapped when a certificate's life has ended.
+var ErrExpired = errors.New("the certificate expired")
+
+// ErrNotKept is wrapped when a new certificate is in use but could not be written
+// to the state folder.
+var ErrNotKept = errors.New("the new certificate is in use but not kept")
+
 // maxPEM bounds an identity file, in bytes.
 const maxPEM = 64 << 10
 
@@ -34,15 +41,21 @@ type Identity struct {
 	CA *x509.CertPool
 
 	dir     string
+	ca      *x509.Certificate
 	caPEM   []byte
 	current atomic.Pointer[tls.Certificate]
+	unkept  atomic.Pointer[pair] // in use, but the state folder did not take it
 }
+
+// pair is a certificate with its key, as they are kept.
+type pair struct{ key, cert []byte }
 
 // Certificate gives the certificate in use now, with its key.
 func (id *Identity) Certificate() *tls.Certificate { return id.current.Load() }
 
 // Load reads the identity that [Enrol] kept under stateDir. Without one the error
-// is [ErrNotEnrolled]. An expired certificate is an error that says so.
+// is [ErrNotEnrolled]. With an expired certificate the error is [ErrExpired], and
+// the identity is there: it says who the process is, and [Identity.Reenrol] renews it.
 func Load(stateDir string) (*Identity, error) {
 	dir := identityDir(stateDir)
 	caPEM, err := readFile(filepath.Join(dir, caFile))
@@ -57,41 +70,52 @@ func Load(stateDir string) (*Identity, error) {
 		return nil, fmt.Errorf("load the identity: %w", err)
 	}
 	id, err := newIdentity(dir, keyPEM, certPEM, caPEM)
+	if errors.Is(err, ErrExpired) {
+		return id, fmt.Errorf("load the identity from %s: %w; enrol again with a new token", dir, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("load the identity from %s: %w; remove the folder and enrol again with a new token", dir, err)
 	}
 	return id, nil
 }
 
-// newIdentity checks that the three parts belong together.
+// newIdentity checks that the three parts belong together. With [ErrExpired] there is
+// an identity too.
 func newIdentity(dir string, keyPEM, certPEM, caPEM []byte) (*Identity, error) {
 	ca, err := parseCertificate(caPEM)
 	if err != nil {
 		return nil, fmt.Errorf("the CA's certificate: %w", err)
 	}
-	id := &Identity{dir: dir, CA: x509.NewCertPool(), caPEM: caPEM}
+	id := &Identity{dir: dir, CA: x509.NewCertPool(), ca: ca, caPEM: caPEM}
 	id.CA.AddCert(ca)
 	cert, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
 		return nil, fmt.Errorf("certificate and key: %w", err)
 	}
-	if id.Peer, err = id.check(&cert); err != nil {
+	if id.Peer, err = id.check(&cert); err != nil && !errors.Is(err, ErrExpired) {
 		return nil, err
 	}
 	id.current.Store(&cert)
-	return id, nil
+	return id, err
 }
 
-// check verifies one of our own certificates and gives its name.
+// check verifies one of our own certificates and gives its name. One that is good but
+// for its age is [ErrExpired].
 func (id *Identity) check(cert *tls.Certificate) (ident.Peer, error) {
 	leaf := cert.Leaf
-	if _, err := leaf.Verify(x509.VerifyOptions{Roots: id.CA, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
-		if time.Now().After(leaf.NotAfter) {
-			return ident.Peer{}, fmt.Errorf("the certificate expired at %s: %w", leaf.NotAfter.Format(time.RFC3339), err)
-		}
+	at := time.Now()
+	expired := at.After(leaf.NotAfter)
+	if expired {
+		at = leaf.NotAfter
+	}
+	if _, err := leaf.Verify(x509.VerifyOptions{Roots: id.CA, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		return ident.Peer{}, fmt.Errorf("the certificate: %w", err)
 	}
-	return ident.PeerOf(leaf)
+	peer, err := ident.PeerOf(leaf)
+	if err == nil && expired {
+		err = fmt.Errorf("%w at %s", ErrExpired, leaf.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return peer, err
 }
 
 // ClientTLS is the configuration to reach exactly the named server: TLS 1.3, our
@@ -172,8 +196,9 @@ func (id *Identity) ControlClient(server string, dial controlapi.Dial) *controla
 	return controlapi.NewClient(server, id.ClientTLSRole(ident.RoleConfigurationServer)).WithDialer(dial)
 }
 
-// install checks a new certificate for a key, keeps both and puts them to use.
-// When anything fails the old identity stays.
+// install checks a new certificate for a key, puts both to use and keeps them. A bad
+// one changes nothing. When the state folder does not take it, it is used all the
+// same, since the one that is kept may expire: the error is [ErrNotKept].
 func (id *Identity) install(key *ecdsa.PrivateKey, certPEM []byte) error {
 	keyPEM, err := encodeKey(key)
 	if err != nil {
@@ -190,12 +215,39 @@ func (id *Identity) install(key *ecdsa.PrivateKey, certPEM []byte) error {
 	if p != id.Peer {
 		return fmt.Errorf("the new certificate is for %s, want %s", p, id.Peer)
 	}
-	if err := save(id.dir, keyPEM, certPEM, id.caPEM); err != nil {
-		return err
-	}
 	id.current.Store(&cert)
+	id.unkept.Store(&pair{keyPEM, certPEM})
+	return id.keep()
+}
+
+// keep writes what is in use but not kept.
+func (id *Identity) keep() error {
+	p := id.unkept.Load()
+	if p == nil {
+		return nil
+	}
+	if err := save(id.dir, p.key, p.cert, id.caPEM); err != nil {
+		return fmt.Errorf("%w: %w; make room or mend the file system, else a restart after %s needs a new token",
+			ErrNotKept, err, id.keptUntil())
+	}
+	id.unkept.Store(nil)
 	return nil
 }
+
+// keptUntil is when the certificate in the state folder expires, as text.
+func (id *Identity) keptUntil() string {
+	b, err := readFile(filepath.Join(id.dir, certFile))
+	if err == nil {
+		var cert *x509.Certificate
+		if cert, err = parseCertificate(b); err == nil {
+			return cert.NotAfter.UTC().Format(time.RFC3339)
+		}
+	}
+	return "now"
+}
+
+// Kept reports whether the state folder has the certificate that is in use.
+func (id *Identity) Kept() bool { return id.unkept.Load() == nil }
 
 // fingerprint is the SHA-256 of a certificate, lower-case hex.
 func fingerprint(cert *x509.Certificate) string {

@@ -39,7 +39,7 @@ func (id *Identity) KeepRenewed(ctx context.Context, client Renewer, log *slog.L
 		if time.Now().Before(next) {
 			continue
 		}
-		if err := id.Renew(ctx, client); err != nil {
+		if err := id.renewOrKeep(ctx, client); err != nil {
 			if ctx.Err() != nil {
 				return
 			}
@@ -48,9 +48,11 @@ func (id *Identity) KeepRenewed(ctx context.Context, client Renewer, log *slog.L
 			if errors.As(err, &e) && e.Code == controlapi.CodeRevoked {
 				level = slog.LevelError
 			}
-			log.Log(ctx, level, "certificate not renewed", "error", err, "expires", id.Expires(), "retry", retry)
-			// Servers and agents that lost the server together shall not come back together.
-			next = time.Now().Add(retry/2 + rand.N(retry/2+1)) //nolint:gosec // only spreads load
+			log.Log(ctx, level, "certificate not renewed", "error", err, "expires", id.Expires())
+			// What is left of a short life is tried more often in. Servers and agents that
+			// lost the server together shall not come back together.
+			pause := min(retry, max(renewLeast, time.Until(id.Expires())/3))
+			next = time.Now().Add(pause/2 + rand.N(pause/2+1)) //nolint:gosec // only spreads load
 			retry = min(2*retry, renewLastRetry)
 			continue
 		}
@@ -60,6 +62,14 @@ func (id *Identity) KeepRenewed(ctx context.Context, client Renewer, log *slog.L
 		}
 		log.Info("certificate renewed", "peer", id.Peer.String(), "expires", id.Expires())
 	}
+}
+
+// renewOrKeep renews, unless the certificate is new and only waits to be kept.
+func (id *Identity) renewOrKeep(ctx context.Context, client Renewer) error {
+	if !id.Kept() && time.Now().Before(id.RenewAt()) {
+		return id.keep()
+	}
+	return id.Renew(ctx, client)
 }
 
 // Renew gets a new certificate with a new key, keeps it and puts it to use.

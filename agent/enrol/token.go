@@ -24,12 +24,13 @@ func ReadToken(file string) (string, error) {
 	return strings.TrimSpace(string(b)), errors.Join(err, f.Close())
 }
 
-// Transient reports whether the configuration server could not be reached, as
-// opposed to being the wrong one or refusing: then enrolling may succeed later.
+// Transient reports whether the configuration server could not be reached or was
+// overloaded, as opposed to being the wrong one or refusing: then enrolling may succeed
+// later.
 func Transient(err error) bool {
 	var refused *controlapi.Error
 	if errors.As(err, &refused) {
-		return false
+		return refused.Code == controlapi.CodeTooMany || refused.Code == controlapi.CodeServer
 	}
 	var network *net.OpError
 	return errors.As(err, &network) || errors.Is(err, context.DeadlineExceeded) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)

@@ -2,7 +2,10 @@ package run
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/json"
+	"fmt"
 	"os"
 	"runtime"
 	"strings"
@@ -11,34 +14,53 @@ import (
 	"golang.org/x/sys/unix"
 
 	"drover/agent/controlapi"
-	"drover/agent/disk"
+	"drover/agent/preflight"
 )
 
 // maxDetail bounds what a heartbeat says for people, in bytes.
 const maxDetail = 400
 
+// trackerText says which tracker is used, and why.
+const trackerText = "scan: reads the disks for every recovery point"
+
 // heartbeats tells the configuration server that the agent lives, and what it sees.
 func (a *Agent) heartbeats(ctx context.Context) error {
 	ticker := time.NewTicker(heartbeatEvery)
 	defer ticker.Stop()
-	var told time.Time // of the inventory
+	var seen, told time.Time // when the inventory was looked at, and told
+	var last []byte          // as it was told
+	var in *controlapi.Inventory
 	away := false
 	for ctx.Err() == nil {
-		hb := a.heartbeat()
-		if time.Since(told) > inventoryEvery {
-			hb.Inventory = a.inventory()
+		if time.Since(seen) >= disksEvery {
+			in, seen = a.inventory(), time.Now()
 		}
-		_, err := a.control.Heartbeat(ctx, hb)
+		hb := a.heartbeat()
+		now, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("encode the inventory: %w", err)
+		}
+		if time.Since(told) > inventoryEvery || !bytes.Equal(now, last) {
+			hb.Inventory = in
+		}
+		begin := time.Now()
+		res, err := a.control.Heartbeat(ctx, hb)
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err != nil && !away:
-			a.log.Warn("the configuration server does not take the heartbeat; replication goes on", "error", err.Error())
-		case err == nil && away:
-			a.log.Info("the configuration server takes heartbeats again")
-		}
-		if err == nil && hb.Inventory != nil {
-			told = time.Now()
+		case err != nil:
+			a.told.unheard(err)
+			if !away {
+				a.log.Warn("the configuration server does not take the heartbeat; replication goes on", "error", err.Error())
+			}
+		default:
+			a.told.heard(begin, res.Time)
+			if away {
+				a.log.Info("the configuration server takes heartbeats again")
+			}
+			if hb.Inventory != nil {
+				told, last = time.Now(), now
+			}
 		}
 		away = err != nil
 		select {
@@ -52,9 +74,14 @@ func (a *Agent) heartbeats(ctx context.Context) error {
 func (a *Agent) heartbeat() controlapi.Heartbeat {
 	as, _ := a.assigned.get()
 	hb := controlapi.Heartbeat{Instance: a.config.Instance, Version: a.version, Time: time.Now().UTC(), State: "standby", Detail: as.Reason}
-	if as.Action == controlapi.ActionReplicate {
-		st := a.source.State()
+	if source := a.source.Load(); source != nil && as.Action == controlapi.ActionReplicate {
+		st := source.State()
 		hb.State, hb.Detail = st.Word, st.Detail
+	}
+	if state, detail := a.told.waits(); state != "" {
+		hb.State, hb.Detail = state, detail
+	} else if more := a.told.trouble(); more != "" {
+		hb.Detail = strings.TrimPrefix(hb.Detail+"; "+more, "; ")
 	}
 	if len(hb.Detail) > maxDetail {
 		hb.Detail = strings.ToValidUTF8(hb.Detail[:maxDetail], "")
@@ -64,22 +91,33 @@ func (a *Agent) heartbeat() controlapi.Heartbeat {
 
 // inventory describes the machine as far as it can be seen.
 func (a *Agent) inventory() *controlapi.Inventory {
-	in := &controlapi.Inventory{OS: osName(), Kernel: kernel(), BootID: line("/proc/sys/kernel/random/boot_id"), Tracker: "scan: reads the disks for every recovery point"}
+	in := &controlapi.Inventory{OS: osName(), Kernel: kernel(), BootID: line("/proc/sys/kernel/random/boot_id"), Tracker: trackerText, Preflight: a.told.findings()}
 	in.Hostname, _ = os.Hostname()
-	found, err := a.finder.List()
-	if err != nil {
+	as, _ := a.assigned.get()
+	var err error
+	if in.Disks, err = a.watch.Look(time.Now(), as); err != nil {
 		a.log.Warn("not all disks could be listed", "error", err.Error())
+		a.told.problem(partDisks, err.Error())
+	} else {
+		a.told.problem(partDisks, "")
 	}
-	for _, f := range found {
-		d, err := disk.Open(f.Path)
-		if err != nil {
-			a.log.Warn("a disk cannot be read", "disk", f.BackingUUID, "error", err.Error())
-			continue
-		}
-		in.Disks = append(in.Disks, controlapi.InventoryDisk{BackingUUID: f.BackingUUID, Path: f.Path, Size: d.Size()})
-		_ = d.Close() // only its size was wanted
-	}
+	in.Bound()
+	a.told.saw(in.Disks)
 	return in
+}
+
+// preflights looks now and then whether this guest would boot in the target.
+func (a *Agent) preflights(ctx context.Context) error {
+	for {
+		found, err := preflight.Check("/", kernel())
+		if err != nil {
+			a.log.Warn("it is not known whether this guest would boot in the target", "error", err.Error())
+		}
+		a.told.found(found)
+		if !sleep(ctx, preflightEvery) {
+			return nil
+		}
+	}
 }
 
 func line(file string) string {

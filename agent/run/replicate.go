@@ -7,14 +7,17 @@ import (
 	"time"
 
 	"drover/agent/controlapi"
+	"drover/agent/pace"
 	"drover/agent/session"
 	"drover/datapath/ident"
+	"drover/datapath/wire"
 )
 
 // replicate runs sessions as assigned until ctx ends.
 func (a *Agent) replicate(ctx context.Context) error {
 	for ctx.Err() == nil {
 		as, changed := a.assigned.get()
+		a.keepMemory(as)
 		inner, cancel := context.WithCancel(ctx)
 		done := make(chan struct{})
 		go func() { defer close(done); a.sessions(inner, as) }()
@@ -25,7 +28,7 @@ func (a *Agent) replicate(ctx context.Context) error {
 		cancel()
 		<-done
 		// Whoever wanted the machine frozen has lost it.
-		if err := a.source.Thaw(ctx); err != nil {
+		if err := a.source.Load().Thaw(ctx); err != nil {
 			a.log.Error("the machine could not be thawed", "error", err.Error())
 		}
 	}
@@ -38,13 +41,14 @@ func (a *Agent) sessions(ctx context.Context, as controlapi.Assignment) {
 		return
 	}
 	target := session.Target{
-		Epoch: as.Epoch, Address: as.Address, Dial: a.dial, Disks: as.Disks,
+		Epoch: as.Epoch, Address: as.Address, Dial: wire.DialFunc(a.dial), Disks: as.Disks,
 		TLS: a.identity.ClientTLS(ident.Peer{Role: as.Role, Name: as.Server}),
 	}
+	ctx = pace.With(ctx, a.pacer)
 	pause := backoffFirst
 	for ctx.Err() == nil {
 		begin := time.Now()
-		err := a.source.Run(ctx, target)
+		err := a.source.Load().Run(ctx, target)
 		if ctx.Err() != nil {
 			return
 		}

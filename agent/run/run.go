@@ -2,10 +2,13 @@
 // tells the configuration server that it lives, and does what it is assigned.
 //
 //	run.go         the parts and how they start and stop
-//	enrol.go       the identity
+//	identity.go    the certificate: tokens, renewal, what happens when it has expired
 //	assignments.go the long poll
 //	replicate.go   sessions, one after another
 //	heartbeat.go   what is told of the machine
+//	told.go        what is told of the agent, in the guest
+//	limits.go      memory and priority
+//	lock.go        one agent for one state directory
 package run
 
 import (
@@ -17,6 +20,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,17 +31,20 @@ import (
 	"drover/agent/controlapi"
 	"drover/agent/disk"
 	"drover/agent/enrol"
+	"drover/agent/pace"
 	"drover/agent/proxy"
 	"drover/agent/quiesce"
 	"drover/agent/session"
+	"drover/agent/status"
 	"drover/agent/tracker/scan"
-	"drover/datapath/wire"
 )
 
 // Bounds and cadences.
 const (
 	heartbeatEvery = 5 * time.Second
-	inventoryEvery = 5 * time.Minute // it goes out with the first heartbeat too
+	inventoryEvery = 5 * time.Minute // it goes out with the first heartbeat, and when it has changed
+	disksEvery     = 15 * time.Second
+	preflightEvery = 6 * time.Hour
 	pollWait       = 20 * time.Second
 	backoffFirst   = 200 * time.Millisecond
 	backoffMost    = 10 * time.Second
@@ -51,36 +58,63 @@ const (
 type Agent struct {
 	config   *config.Config
 	version  string
+	started  time.Time
 	log      *slog.Logger
 	identity *enrol.Identity
 	control  *controlapi.Client
-	dial     wire.DialFunc
-	finder   disk.Finder
-	source   *session.Source
+	dial     controlapi.Dial
+	watch    disk.Watch
+	pacer    *pace.Pacer
+	metrics  *prometheus.Registry
+	cuts     *session.Metrics
+	source   atomic.Pointer[session.Source] // nil until there is an identity
+	memory   atomic.Int64                   // the limit in force
 	assigned *latest
+	told     told
 }
 
 // Run runs the agent until ctx ends.
 func Run(ctx context.Context, c *config.Config, version string, log *slog.Logger) error {
-	a := &Agent{config: c, version: version, log: log, finder: disk.Finder{Paths: c.Disks}, assigned: newLatest()}
 	dial, err := proxy.Dialer(c.Proxy)
 	if err != nil {
 		return err
 	}
-	a.dial = wire.DialFunc(dial)
+	unlock, err := lockState(c.State)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	a := &Agent{config: c, version: version, started: time.Now(), log: log, dial: dial, pacer: pace.New(c.Limits.Pace()), assigned: newLatest(),
+		watch: disk.Watch{Finder: disk.Finder{Paths: c.Disks}}, metrics: prometheus.NewRegistry()}
+	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	a.cuts = session.NewMetrics(a.metrics)
+	if err := yieldToOthers(c.Limits.Nice); err != nil {
+		a.told.problem(partPriority, err.Error())
+		log.Warn("the guest's own programs do not go first", "error", err.Error())
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { a.showStatus(ctx) })
 	if a.identity, err = a.enrol(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil // asked to stop while it waited
 		}
 		return err
 	}
+	a.told.identity(a.identity)
+	return a.work(ctx)
+}
+
+// work does what there is to do once there is an identity.
+func (a *Agent) work(ctx context.Context) error {
+	c, log := a.config, a.log
 	machine, err := a.identity.Peer.Machine()
 	if err != nil {
 		return fmt.Errorf("the identity under %s: %w", c.State, err)
 	}
-	metrics := prometheus.NewRegistry()
-	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	a.control = a.identity.ControlClient(c.ConfigServer, dial)
+	a.control = a.identity.ControlClient(c.ConfigServer, a.dial)
 	defer a.control.Close()
 	hooks := &quiesce.Hooks{
 		Pre: c.Quiesce.Pre, Post: c.Quiesce.Post, Timeout: time.Duration(c.Quiesce.Timeout),
@@ -89,19 +123,31 @@ func Run(ctx context.Context, c *config.Config, version string, log *slog.Logger
 	if was, err := hooks.Recover(ctx, machine); was {
 		log.Warn("the machine was still frozen from before; it is thawed", "error", fmt.Sprint(err))
 	}
-	a.source = session.NewSource(session.Options{
-		Machine: machine, Instance: c.Instance, Version: version, Tracker: scan.New(), Hooks: hooks,
-		Find: a.finder.Find, Metrics: session.NewMetrics(metrics), Logger: log,
+	source := session.NewSource(session.Options{
+		Machine: machine, Instance: c.Instance, Version: a.version, Tracker: scan.New(), Hooks: hooks,
+		Find: a.watch.Finder.Find, Metrics: a.cuts, Logger: log,
 	})
-	log.Info("agent runs", "machine", machine.String(), "instance", c.Instance, "version", version, "server", c.ConfigServer)
-	err = a.serve(ctx, metrics)
+	a.source.Store(source)
+	log.Info("agent runs", "machine", machine.String(), "instance", c.Instance, "version", a.version, "server", c.ConfigServer)
+	err = a.serve(ctx)
 	limited, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopLimit)
 	defer cancel()
-	return errors.Join(err, a.source.Close(limited))
+	return errors.Join(err, source.Close(limited))
+}
+
+// showStatus serves the status in the guest. Without it the agent works all the same.
+func (a *Agent) showStatus(ctx context.Context) {
+	if a.config.Socket == "" {
+		return
+	}
+	if err := status.Serve(ctx, a.config.Socket, a.status); err != nil {
+		a.told.problem(partSocket, err.Error())
+		a.log.Warn("`drover-agent status` will not work", "error", err.Error())
+	}
 }
 
 // serve runs the parts until ctx ends or one of them fails.
-func (a *Agent) serve(ctx context.Context, metrics prometheus.Gatherer) error {
+func (a *Agent) serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var wg sync.WaitGroup
@@ -109,8 +155,9 @@ func (a *Agent) serve(ctx context.Context, metrics prometheus.Gatherer) error {
 		a.heartbeats,
 		a.follow,
 		a.replicate,
-		func(ctx context.Context) error { a.identity.KeepRenewed(ctx, a.control, a.log); return nil },
-		func(ctx context.Context) error { return serveMetrics(ctx, a.config.Metrics, metrics) },
+		a.keepIdentity,
+		a.preflights,
+		func(ctx context.Context) error { return serveMetrics(ctx, a.config.Metrics, a.metrics) },
 	} {
 		wg.Go(func() {
 			if err := part(ctx); err != nil {

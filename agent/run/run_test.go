@@ -19,6 +19,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"drover/agent/config"
 	"drover/agent/controlapi"
@@ -153,7 +154,8 @@ func TestAgentDoesWhatItIsAssigned(t *testing.T) {
 		require.Eventually(t, func() bool { return cs.newest().State == word }, rig.Limit, 5*time.Millisecond, word)
 	}
 	heard("standby")
-	require.Equal(t, []controlapi.InventoryDisk{{BackingUUID: uuid, Path: r.Path(uuid), Size: 64 * rig.Block}}, cs.newest().Inventory.Disks)
+	require.Contains(t, cs.newest().Inventory.Disks, controlapi.InventoryDisk{BackingUUID: uuid, Path: r.Path(uuid), Size: 64 * rig.Block,
+		Why: "this machine is not assigned to replicate"})
 
 	work := controlapi.Assignment{Action: controlapi.ActionReplicate, Machine: r.Machine, Epoch: 1, Instance: rig.Instance, Server: rig.ServerPeer.Name,
 		Role: rig.ServerPeer.Role, Address: r.Address, Disks: r.Disks}
@@ -204,4 +206,24 @@ func TestAgentWithoutAnythingToEnrolWith(t *testing.T) {
 	require.ErrorContains(t, Run(t.Context(), c, "test", slog.New(slog.DiscardHandler)), "issue a token")
 	c.Proxy = "ftp://proxy"
 	require.Error(t, Run(t.Context(), c, "test", slog.New(slog.DiscardHandler)))
+}
+
+func TestMemoryLimitGrowsWithTheDisks(t *testing.T) {
+	require.Equal(t, int64(64<<20), MemoryLimit(64<<20, nil))
+	tib := MemoryLimit(64<<20, []controlapi.Disk{{Size: 1 << 40}, {Size: -1}})
+	require.Equal(t, int64(64<<20+(1<<40)/4096*66/8), tib)
+}
+
+// What threads that are made later inherit is what the guest's own programs get past.
+func TestTheGuestGoesFirst(t *testing.T) {
+	before, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	require.NoError(t, err)
+	require.NoError(t, yieldToOthers(19))
+	after, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+	require.NoError(t, err)
+	require.Equal(t, 1, after, "the call gives 20 - nice")
+	require.GreaterOrEqual(t, before, after)
+	class, _, e := unix.Syscall(unix.SYS_IOPRIO_GET, ioWhoProcess, 0, 0)
+	require.Zero(t, e)
+	require.Equal(t, uintptr(ioBestEffort|ioLowest), class)
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"drover/agent/pace"
 	"drover/agent/quiesce"
 	"drover/datapath/changeset"
 	"drover/datapath/ident"
@@ -121,7 +122,7 @@ func (x *session) approach() error {
 // sendFrozen sends the rest, within the time that the machine may stay frozen.
 func (x *session) sendFrozen() (changeset.Cut, error) {
 	c := changeset.Cut{SourceTime: now(), Consistency: ident.ApplicationConsistent}
-	ctx, cancel := context.WithTimeout(x.ctx, x.Hooks.Timeout)
+	ctx, cancel := context.WithTimeout(pace.Hurry(x.ctx), x.Hooks.Timeout)
 	defer cancel()
 	x.fixed = true
 	err := x.pass(ctx)

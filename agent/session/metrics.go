@@ -1,6 +1,8 @@
 package session
 
 import (
+	"sync/atomic"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"drover/datapath/changeset"
@@ -13,6 +15,7 @@ type Metrics struct {
 	whole  *prometheus.CounterVec
 	cuts   *prometheus.CounterVec
 	freeze prometheus.Histogram
+	last   atomic.Pointer[changeset.Cut]
 }
 
 // NewMetrics registers the metrics.
@@ -53,6 +56,7 @@ func (m *Metrics) cut(c changeset.Cut) {
 	if m == nil {
 		return
 	}
+	m.last.Store(&c)
 	m.cuts.WithLabelValues(c.Consistency.String()).Inc()
 	if c.Freeze > 0 {
 		m.freeze.Observe(c.Freeze.Seconds())

@@ -231,12 +231,14 @@ metrics: %q
 tokenFile: %q
 instance: %s
 proxy: %q
+socket: %q
+limits: {nice: 0, pressure: {cpu: 0, io: 0, memory: 0}} # its neighbours are other machines, not its guest's programs
 quiesce:
   pre: [%q, hook, --socket, %q]
   post: [%q, hook, --socket, %q]
   timeout: 20s
 disks:
-`, l.addresses["config-server"], state, metrics, l.Path("secrets", m.name+".token"), m.instance, g.proxies[m.name].URL(),
+`, l.addresses["config-server"], state, metrics, l.Path("secrets", m.name+".token"), m.instance, g.proxies[m.name].URL(), fmt.Sprintf("%s/%s-%s.status", l.sockets, m.name, m.instance[:8]),
 		l.bin("drover-guest"), m.socket(l), l.bin("drover-guest"), m.socket(l))
 	for _, d := range m.disks {
 		config += fmt.Sprintf("  %s: %q\n", d.backing, d.path)

@@ -27,7 +27,7 @@ import (
 // Lives of certificates.
 const (
 	DefaultLife = 7 * 24 * time.Hour
-	MinLife     = time.Minute
+	MinLife     = 5 * time.Second // for tests: so short a life needs a very good line
 	MaxLife     = 90 * 24 * time.Hour
 
 	caLife      = 10 * 365 * 24 * time.Hour

@@ -21,7 +21,9 @@ const (
 	MaxTTL     = 60 * time.Minute
 
 	secretSize = 32
-	maxTokens  = 10_000         // kept at once
+	maxTokens  = 10_000 // kept at once
+	// MaxWrong is how often a token may be shown from a machine it is not bound to.
+	MaxWrong   = 5
 	keepTokens = 24 * time.Hour // after the end, so that the log can say what a token was
 )
 
@@ -32,6 +34,7 @@ var (
 	ErrTokenUnknown  = fmt.Errorf("%w: unknown", ErrToken)
 	ErrTokenSpent    = fmt.Errorf("%w: already used", ErrToken)
 	ErrTokenExpired  = fmt.Errorf("%w: expired", ErrToken)
+	ErrTokenLocked   = fmt.Errorf("%w: locked, it was shown too often from other machines", ErrToken)
 	ErrTokenInstance = fmt.Errorf("%w: bound to another machine", ErrToken)
 )
 
@@ -51,6 +54,7 @@ type token struct {
 	Expires  time.Time  `json:"expires"`
 	Spent    time.Time  `json:"spent,omitzero"`
 	SpentBy  string     `json:"spentBy,omitempty"`
+	Wrong    int        `json:"wrong,omitempty"` // how often it was shown from other machines
 }
 
 // IssueToken makes a token and gives its secret, of which only the SHA-256 is
@@ -96,10 +100,11 @@ func (r *Registry) IssueToken(spec TokenSpec) (string, error) {
 }
 
 // SpendToken uses a token up and gives the peer it is for. Refusals wrap
-// [ErrToken]; one for the wrong instance leaves the token as it is.
+// [ErrToken]; one for the wrong instance leaves the token usable, a few times.
 func (r *Registry) SpendToken(secret, instance string) (ident.Peer, error) {
 	var t token
 	var peer ident.Peer
+	var wrong error // a refusal that is counted
 	now := r.now()
 	r.mu.Lock() // file and memory must agree on who is revoked
 	defer r.mu.Unlock()
@@ -115,8 +120,12 @@ func (r *Registry) SpendToken(secret, instance string) (ident.Peer, error) {
 			return fmt.Errorf("%w (for %s, by instance %q, at %s)", ErrTokenSpent, peer, t.SpentBy, t.Spent.Format(time.RFC3339))
 		case !now.Before(t.Expires):
 			return fmt.Errorf("%w (for %s, at %s)", ErrTokenExpired, peer, t.Expires.Format(time.RFC3339))
+		case t.Wrong >= MaxWrong:
+			return fmt.Errorf("%w (for %s)", ErrTokenLocked, peer)
 		case t.Instance != "" && t.Instance != canonical(instance):
-			return fmt.Errorf("%w (for %s on instance %q, shown by %q)", ErrTokenInstance, peer, t.Instance, clip(instance, maxInstance))
+			t.Wrong++
+			wrong = fmt.Errorf("%w (for %s on instance %q, shown by %q)", ErrTokenInstance, peer, t.Instance, clip(instance, maxInstance))
+			return put(tx, bucketTokens, tokenKey(secret), t)
 		}
 		t.Spent, t.SpentBy = now, clip(canonical(instance), maxInstance)
 		if err := put(tx, bucketTokens, tokenKey(secret), t); err != nil {
@@ -124,7 +133,7 @@ func (r *Registry) SpendToken(secret, instance string) (ident.Peer, error) {
 		}
 		return tx.Bucket(bucketRevoked).Delete(peerKey(peer))
 	})
-	if err != nil {
+	if err = errors.Join(err, wrong); err != nil {
 		return ident.Peer{}, err
 	}
 	delete(r.revoked, peer)

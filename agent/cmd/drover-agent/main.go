@@ -42,7 +42,7 @@ func command() *cobra.Command {
 			"writes to a disk.",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), enrolCommand(), &cobra.Command{
+	root.AddCommand(runCommand(), enrolCommand(), statusCommand(), doctorCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
@@ -56,7 +56,7 @@ func command() *cobra.Command {
 func configured(cmd *cobra.Command, do func(context.Context, *config.Config, *slog.Logger) error) *cobra.Command {
 	var file string
 	cmd.Args = cobra.NoArgs
-	cmd.Flags().StringVar(&file, "config", "/etc/drover/agent.yaml", "configuration file (YAML)")
+	configFlag(cmd, &file)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := config.Load(file)
 		if err != nil {
@@ -65,6 +65,10 @@ func configured(cmd *cobra.Command, do func(context.Context, *config.Config, *sl
 		return do(cmd.Context(), c, slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil)))
 	}
 	return cmd
+}
+
+func configFlag(cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVar(file, "config", "/etc/drover/agent.yaml", "configuration file (YAML)")
 }
 
 func runCommand() *cobra.Command {

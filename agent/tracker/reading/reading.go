@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"drover/agent/disk"
+	"drover/agent/pace"
 	"drover/agent/tracker"
 	"drover/agent/tracker/changes"
 	"drover/datapath/changeset"
@@ -116,10 +117,11 @@ func (r *reading) walk(q *ordered.Queue[*Chunk]) error {
 			}
 		}
 		for off = start; off < end; {
-			if r.ctx.Err() != nil {
-				return context.Cause(r.ctx)
+			length := min(chunkBytes, end-off)
+			if err := pace.Wait(r.ctx, length); err != nil {
+				return err
 			}
-			c := &Chunk{Offset: off, Length: min(chunkBytes, end-off), buffer: <-r.free}
+			c := &Chunk{Offset: off, Length: length, buffer: <-r.free}
 			if c.buffer == nil {
 				c.buffer = buffers.Get().(*buffer) //nolint:forcetypeassert // nothing else is in it
 			}
