@@ -24,6 +24,10 @@ help: ## list what can be made
 setup: ## install what the tests need from the system's packages (root on Debian), or say what is missing
 	@tests/setup.sh
 
+.PHONY: setup-test
+setup-test: ## install what only tests need, too: QEMU, and a kernel for its guest (into build/guest)
+	@tests/setup.sh test
+
 .PHONY: build
 build: ## build all programs into build/bin
 	@mkdir -p $(BIN)
@@ -36,7 +40,7 @@ demo: setup build ## the whole life of a three-machine application on real disks
 	$(BIN)/drover-demo --dir build/demo --bin $(BIN) $(if $(KEEP),--keep)
 
 .PHONY: test
-test: setup build lint unit model kill-matrix fuzz e2e ## every test
+test: setup-test build lint unit model kill-matrix fuzz e2e ## every test
 
 .PHONY: unit
 unit: ## tests beside the code, with the race detector
