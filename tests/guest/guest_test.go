@@ -22,7 +22,7 @@ import (
 const (
 	mib       = 1 << 20
 	diskSize  = 64 * mib
-	partition = 1 * mib // where the second disk's partition begins
+	partition = 1 * mib         // where the second disk's partition begins
 	bootLimit = 5 * time.Minute // a few seconds on a quiet machine
 	qemu      = "qemu-system-x86_64"
 )
