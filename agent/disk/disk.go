@@ -80,6 +80,34 @@ func (d *Disk) CurrentSize() (int64, error) {
 	return size, nil
 }
 
+// ErrChanged is wrapped when a disk is not the one that was opened.
+var ErrChanged = errors.New("it is not the disk that was opened")
+
+// Check gives an error when the disk has another size than when it was opened, or when
+// its path names another disk by now, or none. What was opened can be read on, but it
+// is no more what the machine writes to.
+func (d *Disk) Check() error {
+	size, err := d.CurrentSize()
+	if err != nil {
+		return err
+	}
+	if size != d.size {
+		return fmt.Errorf("disk %s: %w: it had %d bytes and has %d", d.path, ErrChanged, d.size, size)
+	}
+	opened, err := d.file.Stat()
+	if err != nil {
+		return fmt.Errorf("disk %s: %w", d.path, err)
+	}
+	there, err := os.Stat(d.path)
+	if err != nil {
+		return fmt.Errorf("disk %s: %w: %w", d.path, ErrChanged, err)
+	}
+	if !os.SameFile(opened, there) {
+		return fmt.Errorf("disk %s: %w: another one is there now", d.path, ErrChanged)
+	}
+	return nil
+}
+
 // ReadAt fills p with the bytes from off on. Offset, and the length but at the
 // disk's end, are multiples of Align, and p comes from [Buffer]. Anything less than
 // all of p is an error.

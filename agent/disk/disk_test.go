@@ -119,6 +119,36 @@ func TestSizeChanges(t *testing.T) {
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)
 }
 
+// A disk that is opened is not always the one that is there.
+func TestCheck(t *testing.T) {
+	path := image(t, 4*Align, 0)
+	d := open(t, path)
+	require.NoError(t, d.Check())
+	link := filepath.Join(t.TempDir(), "link")
+	require.NoError(t, os.Symlink(path, link))
+	linked := open(t, link)
+	require.NoError(t, linked.Check())
+	require.NoError(t, os.Truncate(path, 16*Align))
+	require.ErrorIs(t, d.Check(), ErrChanged, "larger")
+	require.NoError(t, os.Truncate(path, Align))
+	require.ErrorIs(t, d.Check(), ErrChanged, "smaller")
+	require.NoError(t, os.Truncate(path, 4*Align))
+	require.NoError(t, d.Check())
+	other := image(t, 4*Align, 0)
+	require.NoError(t, os.Remove(link))
+	require.NoError(t, os.Symlink(other, link))
+	require.ErrorIs(t, linked.Check(), ErrChanged, "the link names another")
+	require.NoError(t, os.Rename(path, path+".away"))
+	require.ErrorIs(t, d.Check(), ErrChanged, "gone")
+	require.ErrorContains(t, d.Check(), path)
+	require.NoError(t, os.Rename(other, path))
+	require.ErrorIs(t, d.Check(), ErrChanged, "another one")
+	require.NoError(t, os.Rename(path+".away", path))
+	require.NoError(t, d.Check(), "back again")
+	require.NoError(t, d.Close())
+	require.Error(t, d.Check())
+}
+
 // What lies beyond the size at opening is never named, also when it is data.
 func TestGrownDataIsNotNamed(t *testing.T) {
 	path := image(t, 2*Align)

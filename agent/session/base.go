@@ -126,6 +126,7 @@ type over func(ctx context.Context, disk int, emit tracker.Emit, p tracker.Progr
 
 // each goes over all disks and sends what comes of it. After it the disks have been
 // read as a whole since the replica was all zeros or has been compared.
+// A disk that is another one by then, or is gone, ends the session.
 func (x *session) each(ctx context.Context, send over, progress bool) error {
 	for i, d := range x.welcome.Disks {
 		var p tracker.Progress
@@ -133,6 +134,9 @@ func (x *session) each(ctx context.Context, send over, progress bool) error {
 			p = x.progress(i, d.Size)
 		}
 		if err := send(ctx, i, x.emit, p); err != nil {
+			return err
+		}
+		if err := x.open[i].Check(); err != nil { // what was read may not be the machine's
 			return err
 		}
 	}

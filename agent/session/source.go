@@ -193,8 +193,7 @@ func (s *Source) disksAre(want []controlapi.Disk) bool {
 		if i < 0 {
 			return false
 		}
-		size, err := s.open[i].CurrentSize()
-		if err != nil || size != s.open[i].Size() {
+		if s.open[i].Check() != nil {
 			return false
 		}
 	}

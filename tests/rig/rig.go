@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,6 +80,7 @@ type Rig struct {
 	stop    func() error
 
 	epoch     ident.Epoch // of the newest grant
+	target    atomic.Pointer[session.Target]
 	source    *session.Source
 	stopAgent func()
 	mu        sync.Mutex
@@ -104,16 +106,21 @@ func (r *Rig) Another(name string, sizes ...int64) *Rig {
 func newMachine(t *testing.T, name string, ca *wiretest.CA, sizes []int64) *Rig {
 	r := &Rig{T: t, Dir: t.TempDir(), Machine: ident.NewMachineID("vc", name), CA: ca, Hooks: &quiesce.Hooks{}}
 	for i, size := range sizes {
-		uuid := string(rune('a' + i))
-		require.NoError(t, os.WriteFile(r.Path(uuid), nil, 0o600))
-		require.NoError(t, os.Truncate(r.Path(uuid), size))
-		r.Disks = append(r.Disks, controlapi.Disk{ID: ident.NewDiskID(r.Machine, uuid), BackingUUID: uuid, Size: size})
+		r.AddDisk(string(rune('a'+i)), size)
 	}
 	t.Cleanup(func() {
 		r.StopAgent()
 		r.StopServer()
 	})
 	return r
+}
+
+// AddDisk makes one more disk.
+func (r *Rig) AddDisk(uuid string, size int64) {
+	r.T.Helper()
+	require.NoError(r.T, os.WriteFile(r.Path(uuid), nil, 0o600))
+	require.NoError(r.T, os.Truncate(r.Path(uuid), size))
+	r.Disks = append(r.Disks, controlapi.Disk{ID: ident.NewDiskID(r.Machine, uuid), BackingUUID: uuid, Size: size})
 }
 
 // StopServer stops the server, if it runs.
@@ -240,20 +247,35 @@ func (r *Rig) Grant(epoch ident.Epoch, cut time.Duration) {
 // StartAgent runs sessions one after another, as the agent's daemon does.
 func (r *Rig) StartAgent(epoch ident.Epoch) {
 	var stop func()
-	r.source, stop = r.agent(epoch)
+	r.target.Store(r.newTarget(epoch))
+	r.source, stop = r.agent(&r.target)
 	r.stopAgent = func() {
 		r.stopAgent = nil
 		stop()
 	}
 }
 
+// Assign lets the agent's next sessions be for another epoch, or for other disks.
+func (r *Rig) Assign(epoch ident.Epoch) { r.target.Store(r.newTarget(epoch)) }
+
 // Twin runs another agent of the same machine until it is stopped.
 func (r *Rig) Twin(epoch ident.Epoch) (stop func()) {
-	_, stop = r.agent(epoch)
+	target := new(atomic.Pointer[session.Target])
+	target.Store(r.newTarget(epoch))
+	_, stop = r.agent(target)
 	return stop
 }
 
-func (r *Rig) agent(epoch ident.Epoch) (*session.Source, func()) {
+func (r *Rig) newTarget(epoch ident.Epoch) *session.Target {
+	target := &session.Target{Epoch: epoch, Address: r.Address, TLS: r.CA.Client(r.AgentPeer(), ServerPeer), Dial: r.Dial, Disks: slices.Clone(r.Disks),
+		IdleTimeout: r.IdleTimeout}
+	if r.Via != "" {
+		target.Address = r.Via
+	}
+	return target
+}
+
+func (r *Rig) agent(target *atomic.Pointer[session.Target]) (*session.Source, func()) {
 	track := tracker.Tracker(scan.New())
 	if r.Track != nil {
 		track = r.Track(track)
@@ -262,16 +284,11 @@ func (r *Rig) agent(epoch ident.Epoch) (*session.Source, func()) {
 		Machine: r.Machine, Instance: Instance, Version: "test", Tracker: track, Hooks: r.Hooks,
 		Find: r.find, Logger: r.Log().With("side", "agent"),
 	})
-	target := session.Target{Epoch: epoch, Address: r.Address, TLS: r.CA.Client(r.AgentPeer(), ServerPeer), Dial: r.Dial, Disks: slices.Clone(r.Disks),
-		IdleTimeout: r.IdleTimeout}
-	if r.Via != "" {
-		target.Address = r.Via
-	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for ctx.Err() == nil {
-			err := source.Run(ctx, target)
+			err := source.Run(ctx, *target.Load())
 			r.Log().Info("session ended", "error", err)
 			r.mu.Lock()
 			r.ended = append(r.ended, err)
@@ -331,12 +348,12 @@ func (r *Rig) Points() []replica.Point {
 	return st.Points
 }
 
-// DigestAt is the content of all disks at a point.
+// DigestAt is the content of all disks at a point, as they were then.
 func (r *Rig) DigestAt(p replica.Point) string {
 	r.T.Helper()
 	h := sha256.New()
 	reader := r.Reader()
-	for _, d := range r.Disks {
+	for _, d := range p.Disks {
 		disk, err := reader.OpenDisk(r.T.Context(), p.ID, d.ID)
 		require.NoError(r.T, err)
 		_, err = io.Copy(h, io.NewSectionReader(disk, 0, disk.Size()))
