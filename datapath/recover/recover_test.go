@@ -2,6 +2,7 @@ package recover
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 
 	"drover/datapath/changeset"
 	"drover/datapath/ident"
@@ -87,35 +89,45 @@ func TestWrite(t *testing.T) {
 	require.Empty(t, again.Points[1].Holds, "the point is released")
 }
 
+// Also where a file system has lost what it had and gives holes instead.
 func TestDamageIsNotWritten(t *testing.T) {
-	dir := t.TempDir()
-	s, err := file.Open(dir)
-	require.NoError(t, err)
-	protect(t, s, "db-1", "1")
-	st, err := Find(t.Context(), s, "db-1")
-	require.NoError(t, err)
-	damage(t, dir, st)
-	p, err := Point(st, 0)
-	require.NoError(t, err)
-	out := t.TempDir()
-	_, err = Write(t.Context(), s, st, p, out, nil)
-	require.ErrorIs(t, err, replica.ErrCorrupt)
-	files, err := os.ReadDir(out)
-	require.NoError(t, err)
-	require.Empty(t, files)
+	for name, damage := range map[string]func(f *os.File) error{
+		"a byte": func(f *os.File) error { _, err := f.WriteAt([]byte{0xff, 0xfe}, 100); return err },
+		"a hole": func(f *os.File) error {
+			return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 50*block, block)
+		},
+		"all are holes": func(f *os.File) error { return errors.Join(f.Truncate(0), f.Truncate(100*block)) },
+		"cut off":       func(f *os.File) error { return f.Truncate(20 * block) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			s, err := file.Open(dir)
+			require.NoError(t, err)
+			protect(t, s, "db-1", "1")
+			st, err := Find(t.Context(), s, "db-1")
+			require.NoError(t, err)
+			f, err := os.OpenFile(image(t, dir, st), os.O_RDWR, 0)
+			require.NoError(t, err)
+			require.NoError(t, errors.Join(damage(f), f.Close()))
+			p, err := Point(st, 0)
+			require.NoError(t, err)
+			out := t.TempDir()
+			_, err = Write(t.Context(), s, st, p, out, nil)
+			require.ErrorIs(t, err, replica.ErrCorrupt)
+			files, err := os.ReadDir(out)
+			require.NoError(t, err)
+			require.Empty(t, files)
+		})
+	}
 }
 
-// damage flips a byte of the first disk's image.
-func damage(t *testing.T, store string, st replica.State) {
+// image is the first disk's file in the store.
+func image(t *testing.T, store string, st replica.State) string {
 	t.Helper()
 	images, err := filepath.Glob(filepath.Join(store, "machines", st.Spec.Machine.String(), "disks", st.Spec.Disks[0].ID.String()+"*"))
 	require.NoError(t, err)
 	require.Len(t, images, 1)
-	f, err := os.OpenFile(images[0], os.O_RDWR, 0)
-	require.NoError(t, err)
-	_, err = f.WriteAt([]byte{0xff, 0xfe}, 100)
-	require.NoError(t, err)
-	require.NoError(t, f.Close())
+	return images[0]
 }
 
 func TestFind(t *testing.T) {

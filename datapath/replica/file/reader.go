@@ -345,7 +345,9 @@ func (d *diskReader) readSums(first int64, dst []uint64) error {
 }
 
 // NextData finds data in the image and in the undo files. Holes of the image are
-// looked for before the undo files are asked, for the same reason as in ReadAt.
+// looked for before the undo files are asked, for the same reason as in ReadAt. They are
+// a hint: where there is a checksum there is data, or what is there is damage, which
+// reading it tells.
 func (d *diskReader) NextData(offset int64) (checksum.Range, bool, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -367,6 +369,13 @@ func (d *diskReader) NextData(offset int64) (checksum.Range, bool, error) {
 		next := d.disk.Size
 		if i < len(d.runs) {
 			next = min(next, d.runs[i].off)
+		}
+		block, err := d.sums.next(pos/checksum.BlockSize, checksum.Blocks(min(from, next)))
+		if err != nil {
+			return checksum.Range{}, false, fmt.Errorf("find data of disk %s at point %d: %w", d.id, d.point, err)
+		}
+		if at := max(pos, block*checksum.BlockSize); at < from {
+			from, to = at, at+checksum.BlockSize
 		}
 		if from >= next {
 			pos = next

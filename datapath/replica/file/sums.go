@@ -54,6 +54,26 @@ func (s *sumsFile) readAt(pos int64, dst []uint64) error {
 	return nil
 }
 
+// next gives the first block in [first, end) whose sum is not that of zeros, or end.
+func (s *sumsFile) next(first, end int64) (int64, error) {
+	var sums []uint64
+	for ; first < end; first += int64(len(sums)) {
+		if sums == nil {
+			sums = make([]uint64, min(end-first, checksum.MaxSums))
+		}
+		sums = sums[:min(end-first, int64(len(sums)))]
+		if err := s.read(first, sums); err != nil {
+			return 0, err
+		}
+		for i, sum := range sums {
+			if sum != 0 {
+				return first + int64(i), nil
+			}
+		}
+	}
+	return end, nil
+}
+
 // write stores sums from the first block on.
 func (s *sumsFile) write(first int64, sums []uint64) error {
 	s.buf = appendSums(s.buf[:0], sums)
