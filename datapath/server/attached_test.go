@@ -73,6 +73,41 @@ func TestAttachedDisksAreReadAfterACrash(t *testing.T) {
 	r.sameAsAttached(r.start(attached))
 }
 
+// A reboot of a master target may give its disks other device names. What they are known
+// by stays, and so do the replica and its points.
+func TestAttachedDisksUnderOtherNames(t *testing.T) {
+	r := newRig(t)
+	g, attached := r.attach()
+	names := func(devices ...string) { // as udev names them
+		for i, d := range g.Spec.Disks {
+			link := filepath.Join(r.dir, "by-id", d.BackingUUID)
+			if _, err := os.Readlink(link); err != nil {
+				require.NoError(t, os.Rename(link, filepath.Join(r.dir, devices[i])))
+			} else {
+				require.NoError(t, os.Remove(link))
+			}
+			require.NoError(t, os.Symlink(filepath.Join(r.dir, devices[i]), link))
+		}
+	}
+	names("sdb", "sdc")
+	s := r.start(attached)
+	require.NoError(t, s.Grant(t.Context(), g))
+	require.NoError(t, s.StartBase(t.Context(), machineID, 1, "reprotect", true))
+	r.sameAsAttached(s)
+	s.stop()
+	for _, move := range [][2]string{{"sdb", "aside"}, {"sdc", "sdb"}, {"aside", "sdc"}} {
+		require.NoError(t, os.Rename(filepath.Join(r.dir, move[0]), filepath.Join(r.dir, move[1])))
+	}
+	names("sdc", "sdb")
+	s = r.start(attached)
+	a := s.connect()
+	require.Equal(t, wire.ModeDelta, a.welcome.Mode)
+	a.delta(r.src.change(0, 1, r.noise(4096)))
+	a.await(wire.Applied, a.tail.Seq)
+	require.Equal(t, uint32(1), r.state().Generation)
+	r.holds(a.tail.Seq, r.src)
+}
+
 // sameAsAttached expects the checksums of the attached disks, and completes a base
 // that has nothing to send.
 func (r *rig) sameAsAttached(s *running) {

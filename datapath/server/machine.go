@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -164,7 +165,7 @@ func (m *machine) wantsGeneration(w replica.Writer, disks []replica.Disk, attach
 	})
 }
 
-// specOf names the devices of attached disks.
+// specOf says where attached disks are.
 func (s *Server) specOf(g stream.Grant) (replica.Spec, error) {
 	spec := g.Spec
 	if !g.Attached {
@@ -179,11 +180,11 @@ func (s *Server) specOf(g stream.Grant) (replica.Spec, error) {
 		if d.BackingUUID == "" || strings.ContainsAny(d.BackingUUID, "/\x00") || d.BackingUUID == "." || d.BackingUUID == ".." {
 			return spec, fmt.Errorf("disk %s of machine %s: backing uuid %q", d.ID, spec.Machine, d.BackingUUID)
 		}
-		path, err := filepath.EvalSymlinks(filepath.Join(s.DiskByID, d.BackingUUID))
-		if err != nil {
+		// The link is what the disk is known by: the device has another name after a reboot.
+		d.Path = filepath.Join(s.DiskByID, d.BackingUUID)
+		if _, err := os.Stat(d.Path); err != nil {
 			return spec, fmt.Errorf("disk %s of machine %s is not attached to %s: %w", d.ID, spec.Machine, s.Name, err)
 		}
-		d.Path = path
 	}
 	return spec, nil
 }

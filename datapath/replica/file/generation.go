@@ -124,9 +124,9 @@ func (w *Writer) newDisk(mf *manifest, d replica.Disk) (replica.Disk, error) {
 // takeDisk goes on with a disk that the store has. Its seed stays.
 func (w *Writer) takeDisk(mf *manifest, old, d replica.Disk) (replica.Disk, error) {
 	d.Seed = old.Seed
-	if d.Path != old.Path {
+	if !samePlace(d.Path, old.Path) {
 		if mf.refers(d.ID) {
-			return d, fmt.Errorf("it moves from %q to %q, but recovery points need it where it was: delete them first", old.Path, d.Path)
+			return d, fmt.Errorf("it moves from %q to %q, but recovery points need it where it was: attach that disk, or remove the machine's replica from this store", old.Path, d.Path)
 		}
 		mf.State.Empty = false
 		if !slices.Contains(mf.Unknown, d.ID) {

@@ -25,6 +25,17 @@ func (m machine) imagePath(d replica.Disk) string {
 	return m.path(disksDir, d.ID.String()+".img")
 }
 
+// samePlace reports whether two paths of disks outside the store, or of none, lead to the
+// same one.
+func samePlace(a, b string) bool {
+	if a == b || a == "" || b == "" {
+		return a == b
+	}
+	x, err := os.Stat(a)
+	y, err2 := os.Stat(b)
+	return err == nil && err2 == nil && os.SameFile(x, y)
+}
+
 // image is the content of one disk.
 type image struct {
 	f       vfs.File

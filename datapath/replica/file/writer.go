@@ -175,9 +175,10 @@ func (w *Writer) reopen(mf *manifest, spec replica.Spec) (*manifest, error) {
 		}
 		want := spec.Disks[j]
 		have.Name, have.BackingUUID = want.Name, want.BackingUUID
-		if want.Path != have.Path {
+		if !samePlace(want.Path, have.Path) {
 			continue // another place: the caller begins a generation
 		}
+		have.Path = want.Path
 		if want.Size > have.Size {
 			if err := w.resize(mf, *have, want.Size); err != nil {
 				return nil, err
