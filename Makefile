@@ -80,6 +80,10 @@ cover: ## how much of the data path its tests run, package by package; fails bel
 	go test -timeout 20m -coverpkg=./datapath/... -coverprofile=build/cover.out ./datapath/... ./tests/stream ./tests/fault ./tests/model > build/cover.log || { cat build/cover.log; exit 1; }
 	go run ./tests/cover -least 85 build/cover.out
 
+.PHONY: mutants
+mutants: ## take away the code that keeps each invariant, piece by piece, and see its tests fail (20 minutes)
+	go run ./tests/mutants
+
 .PHONY: bench
 bench: ## measure each stage of the data path alone
 	go test -run '^$$' -bench . -benchtime 5x ./tests/bench ./datapath/replica/file

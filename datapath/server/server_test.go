@@ -1,15 +1,19 @@
 package server_test
 
 import (
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"drover/datapath/changeset"
+	"drover/datapath/durable"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/server"
 	"drover/datapath/stream"
+	"drover/datapath/vfs/crashfs"
 	"drover/datapath/wire"
 )
 
@@ -82,6 +86,21 @@ func TestBaseBrokenOffIsCompared(t *testing.T) {
 	b := s.connect()
 	require.Equal(t, wire.ModeCompare, b.welcome.Mode)
 	require.Equal(t, a.tail, b.welcome.Position)
+}
+
+// A part of the base that is acknowledged and not applied yet may hold anything where the
+// source has zeros by now.
+func TestSetOnItsWayIsNoEmptyReplica(t *testing.T) {
+	r := newRig(t)
+	s := r.granted()
+	r.cache.away.Store(true)
+	a := s.connect()
+	require.Equal(t, wire.ModeCopy, a.welcome.Mode)
+	require.Nil(t, a.set(changeset.Base, changeset.Cut{SourceTime: time.Now()}, r.src.whole(0)...))
+	a.close()
+	require.True(t, r.state().Empty, "nothing is applied")
+	require.Equal(t, wire.ModeCompare, s.connect().welcome.Mode)
+	r.cache.away.Store(false)
 }
 
 func TestRestart(t *testing.T) {
@@ -172,6 +191,52 @@ func TestSpoolFull(t *testing.T) {
 	c.await(wire.Applied, 2)
 }
 
+// TestNothingIsAcknowledgedBeforeItIsDurable: whatever call of a commit fails, the agent
+// is not told that the server has the set, and a restart does not have it.
+func TestNothingIsAcknowledgedBeforeItIsDurable(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		rule crashfs.Rule
+	}{
+		{"a write", crashfs.Rule{Op: crashfs.Write, Name: "*.tmp", Err: syscall.EIO}},
+		{"half a write", crashfs.Rule{Op: crashfs.Write, Name: "*.tmp", Err: syscall.EIO, Short: true}},
+		{"the sync", crashfs.Rule{Op: crashfs.Sync, Name: "*.tmp", Err: syscall.EIO}},
+		{"the name", crashfs.Rule{Op: crashfs.Name, Name: "*.cs", Err: syscall.EIO}},
+		{"the name's sync", crashfs.Rule{Op: crashfs.SyncDir, Err: syscall.EIO}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRig(t)
+			fs := crashfs.New()
+			on := func(c *server.Config) { c.FS, c.StateDir = fs, "/state" }
+			require.NoError(t, durable.MkdirAll(fs, "/state", 0o700))
+			s := r.granted(on)
+			a := s.connect()
+			a.base(r.src)
+			was := a.tail
+			c.rule.Times = 1
+			fs.Inject(c.rule)
+			refusal := a.set(changeset.Delta, crash(), r.src.change(0, 1, r.noise(4096)))
+			require.NotNil(t, refusal)
+			require.Equal(t, wire.CodeInternal, refusal.Code)
+			_, acked := a.acked(wire.Spooled, was.Seq+1)
+			require.False(t, acked)
+			s.stop()
+			fs = fs.Crash(1) // and with the power everything that was not synced
+
+			s = r.start(on)
+			b := s.connect()
+			if c.rule.Op == crashfs.SyncDir { // all was done but the last step
+				require.LessOrEqual(t, b.welcome.Position.Seq, was.Seq+1)
+			} else {
+				require.Equal(t, was, b.welcome.Position)
+			}
+			b.delta(r.src.change(0, 1, r.noise(4096)))
+			b.await(wire.Applied, b.tail.Seq)
+			r.holds(b.tail.Seq, r.src)
+		})
+	}
+}
+
 func TestUnknownMachine(t *testing.T) {
 	r := newRig(t)
 	s := r.start()
@@ -208,4 +273,22 @@ func TestCutFromTheFuture(t *testing.T) {
 	a.await(wire.Applied, a.tail.Seq)
 	points := r.state().Points
 	require.False(t, points[len(points)-1].Time.After(time.Now()))
+}
+
+// A source whose clock is ahead of the server's, and says so, has its points and its lag
+// by the server's clock.
+func TestClockThatIsKnownToBeAhead(t *testing.T) {
+	r := newRig(t)
+	s := r.granted()
+	a := s.connect()
+	a.base(r.src)
+	cut := crash()
+	now := cut.SourceTime
+	cut.SourceTime, cut.ClockOffset = now.Add(5*time.Hour), -5*time.Hour-time.Minute
+	require.Nil(t, a.set(changeset.Delta, cut, r.src.change(0, 1, r.noise(4096))))
+	a.await(wire.Applied, a.tail.Seq)
+	points := r.state().Points
+	require.WithinDuration(t, now.Add(-time.Minute), points[len(points)-1].Time, time.Millisecond)
+	require.WithinDuration(t, now.Add(-time.Minute), s.status().StoredTime, time.Millisecond)
+	require.Empty(t, points[len(points)-1].Note)
 }
