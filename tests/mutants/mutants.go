@@ -19,7 +19,7 @@ var mutants = []mutant{
 		"for _, set := range slices.Concat(s.sent[keep:], s.pending) {", "for _, set := range s.sent[:0] {",
 		"tests/model", "TestLives"},
 	{1, "the freeze has a limit", "agent/session/cut.go",
-		"context.WithTimeout(x.ctx, x.Hooks.Timeout)", "context.WithCancel(x.ctx)",
+		"context.WithTimeout(pace.Hurry(x.ctx), x.Hooks.Timeout)", "context.WithCancel(pace.Hurry(x.ctx))",
 		"tests/stream", "TestFreezeHasALimit"},
 	{1, "the line catches up before the freeze", "agent/session/cut.go",
 		"for range maxPasses {\n\t\tbefore := x.conn", "for range 0 {\n\t\tbefore := x.conn",
