@@ -22,6 +22,7 @@ import (
 const (
 	mib       = 1 << 20
 	diskSize  = 64 * mib
+	xfsSize   = 300 * mib       // as small as it can be
 	partition = 1 * mib         // where the second disk's partition begins
 	bootLimit = 5 * time.Minute // a few seconds on a quiet machine
 	qemu      = "qemu-system-x86_64"
@@ -31,10 +32,15 @@ const (
 // nothing, and those of the agent.
 var subjects = []string{"control", "trace"}
 
+// onNVMe are those that are tried with discards on an NVMe disk.
+var onNVMe = []string{"trace-nvme"}
+
 // TestSourcesInAGuest boots the guest and takes its word, line by line.
 func TestSourcesInAGuest(t *testing.T) {
-	if _, err := exec.LookPath(qemu); err != nil {
-		loop.Missing(t, err.Error())
+	for _, tool := range []string{qemu, labguest.Tool("mke2fs"), labguest.Tool("mkfs.xfs")} {
+		if _, err := exec.LookPath(tool); err != nil {
+			loop.Missing(t, err.Error())
+		}
 	}
 	k, err := findKernel(kernelDir)
 	if err != nil {
@@ -44,17 +50,21 @@ func TestSourcesInAGuest(t *testing.T) {
 	initrd := filepath.Join(dir, "initrd")
 	makeInitramfs(t, k, initrd)
 	disks := []string{filepath.Join(dir, "busy")}
+	sparse(t, disks[0], diskSize)
 	for i := range subjects {
-		disks = append(disks, filepath.Join(dir, fmt.Sprintf("disk%d", i)))
+		name := filepath.Join(dir, fmt.Sprintf("disk%d", i))
+		sparse(t, name, diskSize)
+		run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-E", "offset=1048576", name, fmt.Sprintf("%dk", (diskSize-partition)/1024))
+		writeTable(t, name, diskSize)
+		disks = append(disks, name)
 	}
-	for i, name := range disks {
-		require.NoError(t, os.WriteFile(name, nil, 0o600))
-		require.NoError(t, os.Truncate(name, diskSize))
-		if i > 0 {
-			makePartition(t, name)
-		}
+	var nvmes []string
+	for i := range onNVMe {
+		name := filepath.Join(dir, fmt.Sprintf("nvme%d", i))
+		makeXFS(t, name)
+		nvmes = append(nvmes, name)
 	}
-	lines := boot(t, k, initrd, disks...)
+	lines := boot(t, k, initrd, disks, nvmes)
 	t.Log("\n" + strings.Join(lines, "\n"))
 	said := map[string]string{}
 	for _, line := range lines {
@@ -66,7 +76,7 @@ func TestSourcesInAGuest(t *testing.T) {
 	require.Regexp(t, `^FAIL .* blocks changed and were not named`, said["control"], "a source that says nothing is found out")
 	delete(said, "control")
 	require.Contains(t, said, "boot")
-	for _, name := range subjects[1:] {
+	for _, name := range append(subjects[1:], onNVMe...) {
 		require.Contains(t, said, name)
 	}
 	for what, text := range said {
@@ -84,33 +94,54 @@ func makeInitramfs(t *testing.T, k *kernel, name string) {
 	require.NoError(t, err, "%s", out)
 	data, err := os.ReadFile(program)
 	require.NoError(t, err)
-	files, err := k.files("virtio_pci", "virtio_blk")
+	files, err := k.files("virtio_pci", "virtio_blk", "xfs")
 	require.NoError(t, err)
 	var archive bytes.Buffer
 	require.NoError(t, writeCPIO(&archive, append(files, file{"init", execMode, data})))
 	require.NoError(t, os.WriteFile(name, archive.Bytes(), 0o600))
 }
 
-// makePartition gives a disk one partition with ext4.
-func makePartition(t *testing.T, disk string) {
+func sparse(t *testing.T, name string, size int64) {
 	t.Helper()
-	size := (diskSize - partition) / 1024
-	out, err := exec.Command(labguest.Tool("mke2fs"), "-q", "-F", "-t", "ext4", "-E", "offset=1048576", disk, fmt.Sprintf("%dk", size)).CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	entry := make([]byte, 16+2+48)
+	require.NoError(t, os.WriteFile(name, nil, 0o600))
+	require.NoError(t, os.Truncate(name, size))
+}
+
+func run(t *testing.T, name string, args ...string) {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), labguest.Tool(name), args...).CombinedOutput()
+	require.NoError(t, err, "%s %v: %s", name, args, out)
+}
+
+// writeTable gives a disk one partition.
+func writeTable(t *testing.T, disk string, size int64) {
+	t.Helper()
+	table := make([]byte, loop.Sector)
+	entry := table[446:]
 	entry[4] = 0x83 // Linux
 	binary.LittleEndian.PutUint32(entry[8:], partition/loop.Sector)
-	binary.LittleEndian.PutUint32(entry[12:], (diskSize-partition)/loop.Sector)
-	entry[64], entry[65] = 0x55, 0xaa
+	binary.LittleEndian.PutUint32(entry[12:], uint32((size-partition)/loop.Sector))
+	table[510], table[511] = 0x55, 0xaa
 	f, err := os.OpenFile(disk, os.O_WRONLY, 0)
 	require.NoError(t, err)
-	_, err = f.WriteAt(entry, 446)
+	_, err = f.WriteAt(table, 0)
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
 }
 
+// makeXFS makes a disk with XFS on its only partition.
+func makeXFS(t *testing.T, disk string) {
+	t.Helper()
+	part := disk + ".part"
+	sparse(t, part, xfsSize)
+	run(t, "mkfs.xfs", "-q", part)
+	sparse(t, disk, partition+xfsSize)
+	run(t, "dd", "if="+part, "of="+disk, "bs=1M", "seek=1", "conv=sparse,notrunc", "status=none")
+	writeTable(t, disk, partition+xfsSize)
+}
+
 // boot runs the guest to its end and gives the lines that its program wrote.
-func boot(t *testing.T, k *kernel, initrd string, disks ...string) []string {
+func boot(t *testing.T, k *kernel, initrd string, disks, nvmes []string) []string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), bootLimit)
 	defer cancel()
@@ -119,6 +150,9 @@ func boot(t *testing.T, k *kernel, initrd string, disks ...string) []string {
 		"-kernel", k.image, "-initrd", initrd, "-append", "console=ttyS0 panic=-1 nokaslr mitigations=off loglevel=4"}
 	for _, d := range disks {
 		args = append(args, "-drive", "file="+d+",format=raw,if=virtio,cache=unsafe,discard=unmap")
+	}
+	for i, d := range nvmes {
+		args = append(args, "-drive", fmt.Sprintf("file=%s,format=raw,if=none,id=n%d,cache=unsafe,discard=unmap", d, i), "-device", fmt.Sprintf("nvme,drive=n%d,serial=%d", i, i))
 	}
 	cmd := exec.CommandContext(ctx, qemu, args...)
 	out, err := cmd.CombinedOutput()

@@ -52,7 +52,7 @@ func (s *Source) choose() error {
 	for k, name := range eventNames {
 		dir := filepath.Join(blockDir, name)
 		list, on := filters(s.devices), len(s.devices) > 0
-		if k == bioQueue || k == bioDone {
+		if k == bioQueue {
 			list, on = onlyDiscards, ranges
 		}
 		if !on {

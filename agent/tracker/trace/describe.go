@@ -14,10 +14,10 @@ type description struct {
 	events map[uint16]*eventLayout
 }
 
-// names of the events, each with what it says. Those of discards before they become
-// requests are used only where a device needs them.
+// eventNames are the events' names. That of discards before they become requests is used
+// only where a device needs it.
 var eventNames = map[kind]string{issue: "block_rq_issue", complete: "block_rq_complete", requeue: "block_rq_requeue",
-	bioQueue: "block_bio_queue", bioDone: "block_bio_complete"}
+	bioQueue: "block_bio_queue"}
 
 // describe reads the kernel's descriptions; nothing of it is the same in all kernels.
 func (t *tracefs) describe() (*description, error) {

@@ -18,12 +18,12 @@ const sysfs = "/sys"
 // device is a disk that is followed.
 type device struct {
 	changes.Device
-	seq      string // the kernel's number of this very disk, where it has one: numbers of devices are used again
-	ranges   bool   // a discard request may be of several ranges, of which its events name one
-	changed  changes.Bitmap
-	flights  flights
-	discards discards
-	memory   map[string][]byte
+	seq     string // the kernel's number of this very disk, where it has one: numbers of devices are used again
+	ranges  bool   // a discard request may be of several ranges, of which its events name one
+	changed changes.Bitmap
+	flights flights
+	trimmed trimmed
+	memory  map[string][]byte
 }
 
 // newDevice refuses what this source cannot follow.
@@ -61,8 +61,12 @@ func newDevice(sys string, d changes.Device) (*device, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &device{Device: d, seq: seq, ranges: segments != "" && segments != "0" && segments != "1",
-		changed: make(changes.Bitmap, changes.Words(d.Size)), flights: newFlights(), memory: map[string][]byte{}}, nil
+	words := changes.Words(d.Size)
+	out := &device{Device: d, seq: seq, changed: make(changes.Bitmap, words), flights: newFlights(), memory: map[string][]byte{}}
+	if out.ranges = segments != "" && segments != "0" && segments != "1"; out.ranges {
+		out.trimmed.young, out.trimmed.old = make(changes.Bitmap, words), make(changes.Bitmap, words)
+	}
+	return out, nil
 }
 
 // attribute reads a short file; one that older kernels do not have is empty.
@@ -106,5 +110,24 @@ func (d *device) drain(now int64, into changes.Bitmap) {
 	}
 	mark := func(s span) { setBlocks(into, d.Size, s) }
 	d.flights.report(now, mark)
-	d.discards.report(now, mark)
+	d.trimmed.report(now, into)
+}
+
+// trimmed are the blocks that were discarded not long ago, on a device that takes
+// several ranges in one request: the events of such a request name the first range only.
+// So its discards are noticed before they become requests, and nothing tells when they
+// are done. They are under way for one to two times the longest time that they may be.
+type trimmed struct {
+	young, old changes.Bitmap // nil on other devices
+	since      int64          // when young was empty
+}
+
+func (t *trimmed) report(now int64, into changes.Bitmap) {
+	for i := range t.young {
+		into[i] |= t.young[i] | t.old[i]
+	}
+	if now-t.since > int64(changes.PendingLimit) {
+		t.young, t.old, t.since = t.old, t.young, now
+		clear(t.young)
+	}
 }

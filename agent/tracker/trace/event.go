@@ -10,12 +10,11 @@ const (
 	complete             // the device is done with it, or with its first part
 	requeue              // the device did not take it; it will be issued again
 	bioQueue             // a discard is on its way to become a request, or a part of one
-	bioDone              // all of that discard is done
 )
 
 // counter is the name of how many such events were seen.
 func (k kind) counter() string {
-	return [...]string{issue: "seen", complete: "completed", requeue: "requeued", bioQueue: "discards", bioDone: "discarded"}[k]
+	return [...]string{issue: "seen", complete: "completed", requeue: "requeued", bioQueue: "discards"}[k]
 }
 
 // sectorBytes is the unit of the block layer's events.

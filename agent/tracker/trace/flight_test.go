@@ -2,7 +2,6 @@ package trace
 
 import (
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
@@ -90,36 +89,21 @@ func TestFlightsAreBounded(t *testing.T) {
 	require.Equal(t, maxFlights, f.count)
 }
 
-func TestDiscards(t *testing.T) {
-	var d discards
-	reported := func(now time.Duration) (all []span) {
-		d.report(int64(now), func(s span) { all = append(all, s) })
-		return all
+func TestTrimmedBlocksStayForAWhile(t *testing.T) {
+	d := trimmed{young: make(changes.Bitmap, 1), old: make(changes.Bitmap, 1)}
+	limit := int64(changes.PendingLimit)
+	reported := func(now int64) uint64 {
+		b := make(changes.Bitmap, 1)
+		d.report(now, b)
+		return b[0]
 	}
-	require.True(t, d.add(span{0, 100}, 0))
-	require.True(t, d.add(span{50, 100}, 0))
-	require.True(t, d.add(span{40, 60}, 0))
-	_, ok := d.done(60)
-	require.False(t, ok, "it may be a part of the first that is done")
-	s, ok := d.done(100)
-	require.True(t, ok)
-	require.Equal(t, span{50, 100}, s, "the longer one covers it")
-	s, ok = d.done(100)
-	require.True(t, ok)
-	require.Equal(t, span{0, 100}, s)
-	_, ok = d.done(100)
-	require.False(t, ok)
-	s, ok = d.done(60)
-	require.True(t, ok)
-	require.Equal(t, span{40, 60}, s)
-	require.Empty(t, reported(0))
-
-	require.True(t, d.add(span{1, 2}, 0))
-	require.Len(t, reported(changes.PendingLimit), 1)
-	require.Len(t, reported(changes.PendingLimit+1), 1, "the last time")
-	require.Empty(t, reported(changes.PendingLimit+1))
-	for range maxDiscards {
-		require.True(t, d.add(span{1, 2}, 0))
-	}
-	require.False(t, d.add(span{1, 2}, 0))
+	d.young.Set(3, 4)
+	require.EqualValues(t, 8, reported(limit))
+	require.EqualValues(t, 8, reported(limit+1))
+	d.young.Set(0, 1)
+	require.EqualValues(t, 9, reported(2*limit))
+	require.EqualValues(t, 9, reported(2*limit+2), "the first for the last time")
+	require.EqualValues(t, 1, reported(2*limit+3))
+	require.EqualValues(t, 1, reported(3*limit+3))
+	require.Zero(t, reported(3*limit+4))
 }

@@ -8,7 +8,7 @@ import (
 
 // take does what an event says.
 func (s *Source) take(r record) {
-	if r.kind == bioQueue || r.kind == bioDone {
+	if r.kind == bioQueue {
 		s.takeDiscard(r)
 		return
 	}
@@ -61,18 +61,10 @@ func (s *Source) takeDiscard(r record) {
 	if d == nil || !d.ranges {
 		return
 	}
-	if r.kind == bioDone {
-		if gone, ok := d.discards.done(r.sector); ok {
-			d.mark(gone)
-		}
-		return
-	}
 	at := sectors(r)
-	d.mark(at)
 	s.seen[r.kind.counter()]++
-	if !d.discards.add(at, s.at) {
-		s.ring.gap.add(0, "more than %d discards on %s are under way", maxDiscards, d.Path)
-	}
+	d.mark(at)
+	setBlocks(d.trimmed.young, d.Size, at)
 }
 
 // wholeDisk gives the number of the disk that a partition is on, or that it is itself.

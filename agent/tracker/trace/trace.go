@@ -300,7 +300,7 @@ func (s *Source) Counters() (map[string]uint64, error) {
 		out[name] = n
 	}
 	for _, d := range s.devices {
-		out["pending"] += uint64(d.flights.count + len(d.discards))
+		out["pending"] += uint64(d.flights.count)
 	}
 	return out, nil
 }

@@ -23,23 +23,30 @@ const (
 	wait     = 20 * time.Second // for a disk to appear
 )
 
-// sources are those that are tried, in order, each on a disk of its own.
-var sources = []struct {
-	name, disk string
-	open       func() (changes.Source, error)
-}{
-	{"control", "/dev/vdb", func() (changes.Source, error) { return silent{}, nil }},
-	{"trace", "/dev/vdc", func() (changes.Source, error) { return trace.Open(trace.Options{}) }},
+// subject is a source that is tried, on a disk of its own.
+type subject struct {
+	name, disk, partition string
+	open                  func() (changes.Source, error)
+	write                 func(*judge) error
 }
+
+var subjects = []subject{
+	{"control", "/dev/vdb", "/dev/vdb1", openSilent, writeAll},
+	{"trace", "/dev/vdc", "/dev/vdc1", openTrace, writeAll},
+	{"trace-nvme", "/dev/nvme0n1", "/dev/nvme0n1p1", openTrace, trimFiles},
+}
+
+func openSilent() (changes.Source, error) { return silent{}, nil }
+func openTrace() (changes.Source, error)  { return trace.Open(trace.Options{}) }
 
 func main() {
 	err := setUp()
 	report("boot", err, "a kernel "+release())
 	if err == nil {
 		stop := makeBusy()
-		for _, s := range sources {
+		for _, s := range subjects {
 			begin := time.Now()
-			text, err := try(s.disk, s.open)
+			text, err := try(s)
 			report(s.name, err, fmt.Sprintf("%s, in %s", text, time.Since(begin).Round(time.Millisecond)))
 		}
 		stop()
@@ -88,16 +95,13 @@ func setUp() error {
 			return fmt.Errorf("load %s: %w", name, err)
 		}
 	}
-	for _, s := range sources {
-		if err := await(partition(s.disk)); err != nil {
+	for _, s := range subjects {
+		if err := await(s.partition); err != nil {
 			return err
 		}
 	}
 	return nil
 }
-
-// partition is the disk's only one.
-func partition(disk string) string { return disk + "1" }
 
 func await(path string) error {
 	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
