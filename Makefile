@@ -103,8 +103,11 @@ peers: ## measure beside zstd|ssh, nbdcopy and rsync: one table, medians of RUNS
 	go build -o $(BIN)/drover-peers ./tests/peers
 	$(BIN)/drover-peers --runs $(RUNS)
 
+SOAK_MINUTES ?= 60
+
 .PHONY: soak
-soak: ## hours: 10,000 random lives, every decoder fuzzed for five minutes, tracking under load for half an hour
+soak: ## hours: 32 streams to one server for SOAK_MINUTES (60), 10,000 random lives, decoders fuzzed for five minutes each, tracking under load
+	go test -count=1 -v -timeout 0 -run TestMemoryStaysFlat ./tests/soak -for $(SOAK_MINUTES)m -streams 32
 	$(MAKE) model SEEDS=10000 SEED=100000
 	$(MAKE) fuzz FUZZTIME=5m
 	$(MAKE) tracking LENGTH=30m
