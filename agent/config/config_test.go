@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,12 +71,38 @@ func TestRefuses(t *testing.T) {
 	require.ErrorContains(t, err, "none.yaml")
 }
 
-func TestExample(t *testing.T) {
-	text, err := os.ReadFile("../../docs/examples/agent.yaml")
+func TestExamples(t *testing.T) {
+	for path, quiesce := range map[string]bool{"../../docs/examples/agent.yaml": true, "../packaging/agent.yaml.example": false} {
+		text, err := os.ReadFile(path)
+		require.NoError(t, err)
+		file := filepath.Join(t.TempDir(), "agent.yaml")
+		require.NoError(t, os.WriteFile(file, append(text, "\ninstance: i-1 # not every test machine has one\n"...), 0o600))
+		c, err := Load(file)
+		require.NoError(t, err, path)
+		require.Equal(t, quiesce, len(c.Quiesce.Pre) > 0, path)
+		require.Equal(t, "/var/lib/drover/agent", c.State)
+	}
+}
+
+// The commented lines of the packaged example are good too, and those of the limits are
+// the defaults.
+func TestCommentsOfTheExample(t *testing.T) {
+	text, err := os.ReadFile("../packaging/agent.yaml.example")
 	require.NoError(t, err)
+	_, rest, found := strings.Cut(string(text), "\n\n")
+	require.True(t, found)
+	var lines []string
+	for line := range strings.Lines(rest) {
+		if line = strings.TrimPrefix(line, "# "); strings.Contains(line, ":") || strings.TrimSpace(line) == "" {
+			lines = append(lines, line)
+		}
+	}
 	file := filepath.Join(t.TempDir(), "agent.yaml")
-	require.NoError(t, os.WriteFile(file, append(text, "instance: i-1 # not every test machine has one\n"...), 0o600))
+	require.NoError(t, os.WriteFile(file, []byte("configServer: https://cs\nstate: s\ninstance: i\n"+strings.Join(lines, "")), 0o600))
 	c, err := Load(file)
 	require.NoError(t, err)
-	require.NotEmpty(t, c.Quiesce.Pre)
+	require.Equal(t, defaultLimits(), c.Limits)
+	require.Equal(t, []string{"/etc/drover/freeze"}, c.Quiesce.Pre)
+	require.Len(t, c.Disks, 1)
+	require.NotEmpty(t, c.Proxy)
 }

@@ -27,15 +27,12 @@ const trackerText = "scan: reads the disks for every recovery point"
 func (a *Agent) heartbeats(ctx context.Context) error {
 	ticker := time.NewTicker(heartbeatEvery)
 	defer ticker.Stop()
-	var seen, told time.Time // when the inventory was looked at, and told
-	var last []byte          // as it was told
-	var in *controlapi.Inventory
+	var told time.Time // when the inventory was
+	var last []byte    // as it was told
 	away := false
 	for ctx.Err() == nil {
-		if time.Since(seen) >= disksEvery {
-			in, seen = a.inventory(), time.Now()
-		}
-		hb := a.heartbeat()
+		_, changed := a.assigned.get() // what is protected is told at once
+		in, hb := a.inventory(), a.heartbeat()
 		now, err := json.Marshal(in)
 		if err != nil {
 			return fmt.Errorf("encode the inventory: %w", err)
@@ -65,6 +62,7 @@ func (a *Agent) heartbeats(ctx context.Context) error {
 		away = err != nil
 		select {
 		case <-ctx.Done():
+		case <-changed:
 		case <-ticker.C:
 		}
 	}

@@ -43,7 +43,6 @@ import (
 const (
 	heartbeatEvery = 5 * time.Second
 	inventoryEvery = 5 * time.Minute // it goes out with the first heartbeat, and when it has changed
-	disksEvery     = 15 * time.Second
 	preflightEvery = 6 * time.Hour
 	pollWait       = 20 * time.Second
 	backoffFirst   = 200 * time.Millisecond
@@ -88,6 +87,7 @@ func Run(ctx context.Context, c *config.Config, version string, log *slog.Logger
 		watch: disk.Watch{Finder: disk.Finder{Paths: c.Disks}}, metrics: prometheus.NewRegistry()}
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.cuts = session.NewMetrics(a.metrics)
+	a.keepMemory(controlapi.Assignment{})
 	if err := yieldToOthers(c.Limits.Nice); err != nil {
 		a.told.problem(partPriority, err.Error())
 		log.Warn("the guest's own programs do not go first", "error", err.Error())

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -89,8 +90,7 @@ func newSite(t *testing.T, life time.Duration) *site {
 	}
 	s.StartServer()
 	s.Grant(1, cut)
-	require.NoError(t, s.reg.SetAssignment(controlapi.Assignment{Action: controlapi.ActionReplicate, Machine: s.Machine, Epoch: 1, Instance: rig.Instance,
-		Server: rig.ServerPeer.Name, Role: rig.ServerPeer.Role, Address: s.Address, Disks: s.Disks}))
+	s.assign()
 	dir := t.TempDir()
 	s.config = &config.Config{ConfigServer: "https://" + s.address, State: filepath.Join(dir, "state"), TokenFile: filepath.Join(dir, "token"),
 		Socket: filepath.Join(state, "agent.sock"), Instance: rig.Instance, Disks: map[string]string{}}
@@ -121,6 +121,13 @@ func (s *site) stopControl() {
 		s.stop()
 		s.stop = nil
 	}
+}
+
+// assign lets the machine stream its disks to the process server.
+func (s *site) assign() {
+	s.T.Helper()
+	require.NoError(s.T, s.reg.SetAssignment(controlapi.Assignment{Action: controlapi.ActionReplicate, Machine: s.Machine, Epoch: 1, Instance: rig.Instance,
+		Server: rig.ServerPeer.Name, Role: rig.ServerPeer.Role, Address: s.Address, Disks: slices.Clone(s.Disks)}))
 }
 
 // token puts a new token of the machine into the agent's file.
