@@ -100,6 +100,12 @@ mutants: ## take away the code that keeps each invariant, piece by piece, and se
 bench: ## measure each stage of the data path alone
 	go test -run '^$$' -bench . -benchtime 5x ./tests/bench ./datapath/replica/file
 
+LENGTH ?= 60s
+
+.PHONY: tracking
+tracking: setup-test ## prove for LENGTH (60s) under load that tracking misses nothing, and measure what it costs
+	go test -count=1 -timeout 3h -v ./tests/tracking -length $(LENGTH) -overhead 5
+
 RUNS ?= 5
 
 .PHONY: peers
@@ -109,10 +115,14 @@ peers: ## measure beside zstd|ssh, nbdcopy and rsync: one table, medians of RUNS
 	go build -o $(BIN)/drover-peers ./tests/peers
 	$(BIN)/drover-peers --runs $(RUNS)
 
+SOAK_MINUTES ?= 60
+
 .PHONY: soak
-soak: ## hours: 10,000 random lives, and every decoder fuzzed for five minutes
+soak: ## hours: 32 streams to one server for SOAK_MINUTES (60), 10,000 random lives, decoders fuzzed for five minutes each, tracking under load
+	go test -count=1 -v -timeout 0 -run TestMemoryStaysFlat ./tests/soak -for $(SOAK_MINUTES)m -streams 32
 	$(MAKE) model SEEDS=10000 SEED=100000
 	$(MAKE) fuzz FUZZTIME=5m
+	$(MAKE) tracking LENGTH=30m
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) $(WORKFLOWCHECK) ## formatting, linters, determinism of the workflows

@@ -1,9 +1,9 @@
 #!/bin/sh
 # Installs what the demo and the tests need beside Go, git and make: e2fsprogs, and a C
 # compiler for the race detector. With the word "test" it also gets what only tests need:
-# QEMU, the kernel of the guest that it boots, which is unpacked to build/guest and not
-# installed, xfsprogs, and systemd and rpm for the packages. As root on Debian or Ubuntu it installs them; elsewhere it says what to
-# install, and tests whose tools are missing are skipped.
+# QEMU, xfsprogs, fio, systemd and rpm, and the kernel of the guest that QEMU boots, which is unpacked to
+# build/guest and not installed. As root on Debian or Ubuntu it installs them; elsewhere it
+# says what to install, and tests whose tools are missing are skipped.
 set -eu
 PATH="$PATH:/usr/sbin:/sbin"
 cd "$(dirname "$0")/.."
@@ -49,6 +49,7 @@ fi
 [ "${1:-}" = test ] && can_install || exit 0
 command -v qemu-system-x86_64 >/dev/null || get qemu-system-x86
 command -v mkfs.xfs >/dev/null || get xfsprogs
+command -v fio >/dev/null || get fio
 [ -x /lib/systemd/systemd ] || get systemd
 command -v rpm >/dev/null || get rpm
 [ -d "$guest" ] || get_kernel

@@ -345,7 +345,7 @@ func TestInvalidMessagesAreNotMarshalled(t *testing.T) {
 
 // Counts that the payload cannot hold are refused before memory is taken for them.
 func TestCountsAreCheckedFirst(t *testing.T) {
-	var data, one, sums, hello encoder
+	var data, one, sums, hello, outstanding, times encoder
 	data.u32(0)
 	data.u8(0)
 	data.u16(changeset.MaxChunk)
@@ -361,6 +361,10 @@ func TestCountsAreCheckedFirst(t *testing.T) {
 	sums.u32(checksum.MaxSums)
 	hello.raw(make([]byte, 16+8+8+positionBytes+4))
 	hello.u16(changeset.MaxDisks)
+	outstanding.raw(make([]byte, 16+8+8+positionBytes+4+2))
+	outstanding.u16(MaxOutstanding)
+	times.raw(make([]byte, 8+8+8+8+3+8+2+4))
+	times.u16(changeset.MaxDisks)
 	for _, c := range []struct {
 		k       Kind
 		payload []byte
@@ -370,6 +374,8 @@ func TestCountsAreCheckedFirst(t *testing.T) {
 		{KindData, one.buf, "extent of 9223372036854775807 bytes"},
 		{KindSums, sums.buf, "8192 sums in 0 bytes"},
 		{KindHello, hello.buf, "64 disks in 0 bytes"},
+		{KindHello, outstanding.buf, "256 outstanding positions in 0 bytes"},
+		{KindEnd, times.buf, "times of 64 disks in 0 bytes"},
 		{KindVerifyResult, []byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 65, 0}, "results of 65 disks"},
 		{KindVerifyResult, append([]byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0}, append(make([]byte, 24), MaxFirst+1)...), "9 places of differences"},
 	} {

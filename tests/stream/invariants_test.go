@@ -65,6 +65,52 @@ func TestFreezeHasALimit(t *testing.T) {
 	require.NoFileExists(t, r.Hooks.Marker, "what was frozen was thawed")
 }
 
+// busyTracker changes the disk after every pass, before anybody can look whether the next
+// one finds nothing.
+type busyTracker struct {
+	tracker.Tracker
+	change func()
+}
+
+func (b busyTracker) Pass(ctx context.Context, disk int, emit tracker.Emit, p tracker.Progress) error {
+	err := b.Tracker.Pass(ctx, disk, emit, p)
+	b.change()
+	return err
+}
+
+// TestBusyDisksMakeNoPoint: what was read of disks that changed meanwhile is no moment of
+// them, however often it is tried.
+func TestBusyDisksMakeNoPoint(t *testing.T) {
+	r := rig.New(t, 64*rig.Block)
+	var busy atomic.Bool
+	var n atomic.Int64
+	r.Track = func(t tracker.Tracker) tracker.Tracker {
+		return busyTracker{t, func() {
+			if busy.Load() {
+				r.Write(0, n.Load()%60, []byte(strings.Repeat(string(rune('a'+n.Add(1)%26)), rig.Block)))
+			}
+		}}
+	}
+	r.StartServer()
+	r.Grant(1, 20*time.Millisecond)
+	r.StartAgent(1)
+	r.Await("complete", complete)
+	r.AfterNow()
+	busy.Store(true)
+	given := func(pipe.Status) bool { return strings.Contains(r.State().Detail, "changed during every pass") }
+	r.Await("a cut that was given up", given)
+	more := func() {
+		sets := r.Status().Spooled.Seq
+		r.Await("more of them", func(st pipe.Status) bool { return st.Applied.Seq >= sets+3 })
+	}
+	more() // what was under way before is applied
+	points := len(r.Points())
+	more()
+	require.Len(t, r.Points(), points)
+	busy.Store(false)
+	require.Equal(t, r.Digest(), r.DigestAt(r.AfterNow()))
+}
+
 // learning counts the comparisons of whole disks.
 type learning struct {
 	tracker.Tracker
@@ -149,6 +195,21 @@ func fast(r *rig.Rig, ahead time.Duration, ends chan<- wire.End) (address string
 	go func() { defer close(done); _ = srv.ServeTLS(listener, "", "") }()
 	r.T.Cleanup(func() { r.StopAgent(); _ = srv.Close(); <-done })
 	return address
+}
+
+// TestSetsThatNobodyAcknowledges: an agent keeps two sets under way and waits, however
+// much it has to send.
+func TestSetsThatNobodyAcknowledges(t *testing.T) {
+	r := rig.New(t, 4000*rig.Block) // 15 sets of the fake server's
+	for at := range int64(4000) {
+		r.Write(0, at, []byte(strings.Repeat(string(rune('a'+at%26)), rig.Block)))
+	}
+	ends := make(chan wire.End, 100)
+	r.Via = fast(r, 0, ends)
+	r.StartAgent(1)
+	require.Eventually(t, func() bool { return len(ends) >= 2 }, rig.Limit, 5*time.Millisecond)
+	time.Sleep(300 * time.Millisecond)
+	require.Len(t, ends, 2)
 }
 
 // TestClocksThatDiffer: an agent tells with every cut by how much the server's clock is
