@@ -114,6 +114,7 @@ func (h *Host) grantOf(ctx context.Context, in api.GrantInput) (stream.Grant, er
 		Epoch: in.Assignment.Epoch, Instance: in.Assignment.Instance,
 		Spec:      replica.Spec{Machine: in.Machine, Name: in.Name, Disks: disks, KeyID: key, Documents: documents},
 		Cut:       in.Policy.CutInterval.D(),
+		App:       in.Policy.AppConsistentEvery.D(),
 		LossLimit: in.Policy.Resync.AfterDisconnect.D(),
 		Retention: in.Policy.Retention, Compression: in.Policy.Compression,
 		Attached: in.Attached,

@@ -19,6 +19,7 @@ import (
 
 	"drover/agent/proxy"
 	"drover/agent/quiesce"
+	"drover/agent/quiesce/freeze"
 	"drover/agent/status"
 )
 
@@ -41,12 +42,26 @@ type Config struct {
 	// does not name its disks so.
 	Disks   map[string]string `yaml:"disks"`
 	Quiesce Quiesce           `yaml:"quiesce"`
+	Freeze  Freeze            `yaml:"freeze"`
+	Scripts Scripts           `yaml:"scripts"`
 	Limits  Limits            `yaml:"limits"`
 	Metrics string            `yaml:"metrics"` // address of /metrics and /healthz; empty: none
 	Proxy   string            `yaml:"proxy"`   // http://host:port; empty: connect directly
 }
 
-// Quiesce says what runs around a cut.
+// Freeze says how file systems are frozen for a cut.
+type Freeze struct {
+	Off   bool     `yaml:"off"`
+	Limit Duration `yaml:"limit"` // after it they are thawed, whatever happens
+}
+
+// Scripts says where the scripts of application-consistent cuts are.
+type Scripts struct {
+	Directory string   `yaml:"directory"`
+	Timeout   Duration `yaml:"timeout"` // of each
+}
+
+// Quiesce says what runs around every cut.
 type Quiesce struct {
 	Pre     []string `yaml:"pre"`
 	Post    []string `yaml:"post"`
@@ -81,7 +96,12 @@ func Load(file string) (*Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
-	c := &Config{Quiesce: Quiesce{Timeout: Duration(quiesce.DefaultTimeout)}, Limits: defaultLimits()}
+	c := &Config{
+		Quiesce: Quiesce{Timeout: Duration(quiesce.DefaultTimeout)},
+		Freeze:  Freeze{Limit: Duration(freeze.DefaultLimit)},
+		Scripts: Scripts{Directory: quiesce.DefaultScripts, Timeout: Duration(quiesce.DefaultScriptTimeout)},
+		Limits:  defaultLimits(),
+	}
 	err = yaml.NewDecoder(bytes.NewReader(content), yaml.Strict()).Decode(c)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, located(file, err)
@@ -140,6 +160,12 @@ func (c *Config) check(dir string) error {
 	if t := time.Duration(c.Quiesce.Timeout); t <= 0 || t > maxTimeout {
 		return fmt.Errorf("quiesce.timeout: %s: want more than 0 and at most %s", t, maxTimeout)
 	}
+	if t := time.Duration(c.Freeze.Limit); t < freeze.MinLimit || t > freeze.MaxLimit {
+		return fmt.Errorf("freeze.limit: %s: want %s to %s", t, freeze.MinLimit, freeze.MaxLimit)
+	}
+	if t := time.Duration(c.Scripts.Timeout); t <= 0 || t > maxTimeout {
+		return fmt.Errorf("scripts.timeout: %s: want more than 0 and at most %s", t, maxTimeout)
+	}
 	if err := c.Limits.check(); err != nil {
 		return err
 	}
@@ -155,7 +181,7 @@ func (c *Config) check(dir string) error {
 	if c.Socket == "" {
 		c.Socket = status.DefaultSocket
 	}
-	for _, p := range []*string{&c.State, &c.TokenFile, &c.Socket} {
+	for _, p := range []*string{&c.State, &c.TokenFile, &c.Socket, &c.Scripts.Directory} {
 		*p = absolute(dir, *p)
 	}
 	for id, path := range c.Disks {

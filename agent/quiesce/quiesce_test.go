@@ -32,17 +32,31 @@ func lines(t *testing.T, file string) []string {
 	return strings.Split(strings.TrimSpace(string(b)), "\n")
 }
 
+// held begins and freezes.
+func held(t *testing.T, h *Hooks, c Cut) *Hold {
+	t.Helper()
+	require.True(t, h.CanHold(c))
+	x, err := h.Begin(t.Context(), c)
+	require.NoError(t, err)
+	require.NoError(t, x.Freeze(t.Context(), c.Seq))
+	return x
+}
+
 func TestFreezeAndThaw(t *testing.T) {
 	t.Setenv("SECRET", "not for hooks")
 	pre, log := program(t, "hook", "")
 	h := &Hooks{Pre: []string{pre}, Post: []string{pre}, Marker: filepath.Join(t.TempDir(), "frozen")}
-	c := Cut{Machine: ident.NewMachineID("v", "m"), Epoch: 3, Seq: 8, Final: true}
-	require.True(t, h.Configured())
-	require.NoError(t, h.Freeze(t.Context(), c))
+	c := Cut{Machine: ident.NewMachineID("v", "m"), Epoch: 3, Seq: 7, Final: true}
+	x, err := h.Begin(t.Context(), c)
+	require.NoError(t, err)
+	require.NoError(t, x.Freeze(t.Context(), 8), "the number is known only now")
 	require.FileExists(t, h.Marker)
+	require.False(t, x.Loose())
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	require.NoError(t, h.Thaw(ctx, c), "a machine is thawed whatever was cancelled")
+	o, err := x.Thaw(ctx)
+	require.NoError(t, err, "a machine is thawed whatever was cancelled")
+	require.Equal(t, Outcome{Consistency: ident.ApplicationConsistent}, o)
 	require.NoFileExists(t, h.Marker)
 	m := c.Machine.String()
 	require.Equal(t, []string{"freeze " + m + " 3 8 1", "thaw " + m + " 3 8 1"}, trim(lines(t, log)))
@@ -59,18 +73,37 @@ func TestFailedFreezeIsThawed(t *testing.T) {
 	pre, _ := program(t, "pre", "echo no lock >&2; exit 3")
 	post, log := program(t, "post", "")
 	h := &Hooks{Pre: []string{pre}, Post: []string{post}, Marker: filepath.Join(t.TempDir(), "frozen")}
-	err := h.Freeze(t.Context(), Cut{Seq: 1})
+	x, err := h.Begin(t.Context(), Cut{Seq: 1})
+	require.NoError(t, err)
+	err = x.Freeze(t.Context(), 1)
 	require.ErrorContains(t, err, "freeze: pre: exit status 3: no lock")
 	require.Len(t, lines(t, log), 1)
 	require.NoFileExists(t, h.Marker)
 }
 
+// TestHungProgramIsKilled: with what it has started.
 func TestHungProgramIsKilled(t *testing.T) {
-	pre, _ := program(t, "pre", "exec sleep 60")
-	h := &Hooks{Pre: []string{pre}, Timeout: 50 * time.Millisecond}
+	pre, log := program(t, "pre", "sleep 60 & echo $! >&2; wait")
+	h := &Hooks{Pre: []string{pre}, Timeout: 300 * time.Millisecond}
+	x, err := h.Begin(t.Context(), Cut{})
+	require.NoError(t, err)
 	begin := time.Now()
-	require.ErrorContains(t, h.Freeze(t.Context(), Cut{}), "took longer than 50ms")
+	err = x.Freeze(t.Context(), 1)
+	require.ErrorContains(t, err, "took longer than 300ms")
 	require.Less(t, time.Since(begin), 30*time.Second)
+	require.Len(t, lines(t, log), 1)
+}
+
+func TestPostThatFails(t *testing.T) {
+	pre, _ := program(t, "pre", "")
+	post, _ := program(t, "post", "exit 4")
+	h := &Hooks{Pre: []string{pre}, Post: []string{post}, Marker: filepath.Join(t.TempDir(), "frozen")}
+	x := held(t, h, Cut{Seq: 1})
+	o, err := x.Thaw(t.Context())
+	require.ErrorContains(t, err, "exit status 4")
+	require.Equal(t, ident.FileSystemConsistent, o.Consistency)
+	require.Contains(t, o.Note, "exit status 4")
+	require.FileExists(t, h.Marker, "the next start tries again")
 }
 
 func TestRecoverEndsAFreezeLeftBehind(t *testing.T) {
@@ -89,6 +122,8 @@ func TestRecoverEndsAFreezeLeftBehind(t *testing.T) {
 
 func TestNothingConfigured(t *testing.T) {
 	h := &Hooks{}
-	require.False(t, h.Configured())
-	require.NoError(t, h.Thaw(t.Context(), Cut{}))
+	require.False(t, h.CanHold(Cut{Scripts: true}))
+	x, err := h.Begin(t.Context(), Cut{Scripts: true})
+	require.NoError(t, err)
+	require.Nil(t, x)
 }

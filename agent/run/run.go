@@ -34,6 +34,7 @@ import (
 	"drover/agent/pace"
 	"drover/agent/proxy"
 	"drover/agent/quiesce"
+	"drover/agent/quiesce/freeze"
 	"drover/agent/session"
 	"drover/agent/status"
 	"drover/agent/tracker/scan"
@@ -66,14 +67,15 @@ type Agent struct {
 	pacer    *pace.Pacer
 	metrics  *prometheus.Registry
 	cuts     *session.Metrics
+	hooks    *quiesce.Hooks
 	source   atomic.Pointer[session.Source] // nil until there is an identity
 	memory   atomic.Int64                   // the limit in force
 	assigned *latest
 	told     told
 }
 
-// Run runs the agent until ctx ends.
-func Run(ctx context.Context, c *config.Config, version string, log *slog.Logger) error {
+// Run runs the agent until ctx ends. The gate is what the log is written through.
+func Run(ctx context.Context, c *config.Config, version string, log *slog.Logger, gate *quiesce.Gate) error {
 	dial, err := proxy.Dialer(c.Proxy)
 	if err != nil {
 		return err
@@ -83,11 +85,16 @@ func Run(ctx context.Context, c *config.Config, version string, log *slog.Logger
 		return err
 	}
 	defer unlock()
+	thawed, leftErr := quiesce.RecoverFileSystems(filepath.Join(c.State, frozenMarker)) // before anything is written
 	a := &Agent{config: c, version: version, started: time.Now(), log: log, dial: dial, pacer: pace.New(c.Limits.Pace()), assigned: newLatest(),
 		watch: disk.Watch{Finder: disk.Finder{Paths: c.Disks}}, metrics: prometheus.NewRegistry()}
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a.cuts = session.NewMetrics(a.metrics)
 	a.keepMemory(controlapi.Assignment{})
+	a.hooks = a.makeHooks(gate)
+	if thawed > 0 || leftErr != nil {
+		log.Warn("file systems were still frozen from before; they are thawed", "number", thawed, "error", fmt.Sprint(leftErr))
+	}
 	if err := yieldToOthers(c.Limits.Nice); err != nil {
 		a.told.problem(partPriority, err.Error())
 		log.Warn("the guest's own programs do not go first", "error", err.Error())
@@ -116,15 +123,11 @@ func (a *Agent) work(ctx context.Context) error {
 	}
 	a.control = a.identity.ControlClient(c.ConfigServer, a.dial)
 	defer a.control.Close()
-	hooks := &quiesce.Hooks{
-		Pre: c.Quiesce.Pre, Post: c.Quiesce.Post, Timeout: time.Duration(c.Quiesce.Timeout),
-		Marker: filepath.Join(c.State, frozenMarker),
-	}
-	if was, err := hooks.Recover(ctx, machine); was {
+	if was, err := a.hooks.Recover(ctx, machine); was {
 		log.Warn("the machine was still frozen from before; it is thawed", "error", fmt.Sprint(err))
 	}
 	source := session.NewSource(session.Options{
-		Machine: machine, Instance: c.Instance, Version: a.version, Tracker: scan.New(), Hooks: hooks,
+		Machine: machine, Instance: c.Instance, Version: a.version, Tracker: scan.New(), Hooks: a.hooks,
 		Find: a.watch.Finder.Find, Metrics: a.cuts, Logger: log,
 	})
 	a.source.Store(source)
@@ -144,6 +147,20 @@ func (a *Agent) showStatus(ctx context.Context) {
 		a.told.problem(partSocket, err.Error())
 		a.log.Warn("`drover-agent status` will not work", "error", err.Error())
 	}
+}
+
+// makeHooks makes what is done around a cut, as configured.
+func (a *Agent) makeHooks(gate *quiesce.Gate) *quiesce.Hooks {
+	c := a.config
+	h := &quiesce.Hooks{
+		Pre: c.Quiesce.Pre, Post: c.Quiesce.Post, Timeout: time.Duration(c.Quiesce.Timeout),
+		Scripts: quiesce.Scripts{Dir: c.Scripts.Directory, Timeout: time.Duration(c.Scripts.Timeout), Logger: a.log},
+		Marker:  filepath.Join(c.State, frozenMarker), Log: gate,
+	}
+	if !c.Freeze.Off {
+		h.Freezer = &freeze.Freezer{Limit: time.Duration(c.Freeze.Limit)}
+	}
+	return h
 }
 
 // serve runs the parts until ctx ends or one of them fails.

@@ -143,7 +143,7 @@ func TestAgentDoesWhatItIsAssigned(t *testing.T) {
 
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- Run(ctx, c, "test", r.Log()) }()
+	go func() { done <- Run(ctx, c, "test", r.Log(), nil) }()
 	stop := sync.OnceFunc(func() {
 		cancel()
 		require.NoError(t, <-done)
@@ -194,7 +194,7 @@ func TestAgentStopsWhileItWaits(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		timer := time.AfterFunc(300*time.Millisecond, cancel)
-		require.NoError(t, Run(ctx, c, "test", r.Log()), "with an identity: %t", known)
+		require.NoError(t, Run(ctx, c, "test", r.Log(), nil), "with an identity: %t", known)
 		require.Error(t, ctx.Err(), "it waited")
 		timer.Stop()
 		cancel()
@@ -203,9 +203,9 @@ func TestAgentStopsWhileItWaits(t *testing.T) {
 
 func TestAgentWithoutAnythingToEnrolWith(t *testing.T) {
 	c := &config.Config{ConfigServer: "https://127.0.0.1:1", State: t.TempDir(), Instance: rig.Instance}
-	require.ErrorContains(t, Run(t.Context(), c, "test", slog.New(slog.DiscardHandler)), "issue a token")
+	require.ErrorContains(t, Run(t.Context(), c, "test", slog.New(slog.DiscardHandler), nil), "issue a token")
 	c.Proxy = "ftp://proxy"
-	require.Error(t, Run(t.Context(), c, "test", slog.New(slog.DiscardHandler)))
+	require.Error(t, Run(t.Context(), c, "test", slog.New(slog.DiscardHandler), nil))
 }
 
 func TestMemoryLimitGrowsWithTheDisks(t *testing.T) {

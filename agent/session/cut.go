@@ -14,9 +14,17 @@ import (
 )
 
 const (
-	// maxPasses bounds how often a disk that is not frozen is read for one cut.
-	maxPasses = 5
-	maxNote   = 200 // bytes
+	// maxPasses bounds how often a disk is read for one cut before it is frozen, or when
+	// it is not, or when passes must agree though it is; agreePasses when there have been
+	// passes before.
+	maxPasses   = 5
+	agreePasses = 2
+	maxNote     = 200 // bytes
+	// soon and smallRest are when the rest needs no further round.
+	soon      = 20 * time.Millisecond
+	smallRest = 256 << 10 // bytes
+	// scriptsAgain is when scripts that failed are run again, unless they are due before.
+	scriptsAgain = 15 * time.Minute
 )
 
 func now() time.Time { return time.Now().UTC() }
@@ -28,12 +36,7 @@ func (x *session) cut(complete bool) (quiet bool, err error) {
 	if x.frozen != nil {
 		return true, nil // nothing changes until it is released
 	}
-	var c changeset.Cut
-	if x.Hooks.Configured() {
-		c, err = x.frozenCut()
-	} else {
-		c, err = x.runningCut("")
-	}
+	c, err := x.take()
 	if err != nil {
 		return false, err
 	}
@@ -48,6 +51,9 @@ func (x *session) cut(complete bool) (quiet bool, err error) {
 		return quiet, err
 	}
 	x.Metrics.cut(c)
+	if quiet {
+		x.asked = false
+	}
 	if c.Final {
 		x.final = false
 		x.Logger.Info("the final recovery point is made; the machine stays frozen", "seq", x.position.Seq)
@@ -59,94 +65,187 @@ func (x *session) cut(complete bool) (quiet bool, err error) {
 	return quiet, nil
 }
 
-// frozenCut sends most of the changes while the machine runs, freezes it, and
-// sends the rest.
-func (x *session) frozenCut() (changeset.Cut, error) {
-	if err := x.approach(); err != nil {
+// take sends what changed up to a moment: most of it while the machine runs, the rest
+// while it is frozen, if there is anything to freeze it with.
+func (x *session) take() (changeset.Cut, error) {
+	if !x.Hooks.CanHold(x.describe()) {
+		return x.runningCut("", maxPasses)
+	}
+	rest, err := x.approach()
+	if err == nil {
+		err = x.makeRoom()
+	}
+	if err != nil {
 		return changeset.Cut{}, err
 	}
+	hold, err := x.Hooks.Begin(x.ctx, x.describe())
+	switch {
+	case err != nil:
+		return x.notFrozen(err)
+	case hold == nil:
+		return x.runningCut("", maxPasses)
+	}
+	if hold.Scripted() { // they may have written much
+		if rest, err = x.approach(); err == nil {
+			err = x.makeRoom()
+		}
+		if err != nil {
+			return changeset.Cut{}, x.letGo(hold, err)
+		}
+	}
+	if rest > hold.Limit() {
+		err := fmt.Errorf("the last pass over the disks took %s, longer than the machine may stay frozen (%s)", rest.Round(time.Millisecond), hold.Limit())
+		return x.notFrozen(x.letGo(hold, err))
+	}
+	if err := hold.Freeze(x.ctx, x.set.seq); err != nil {
+		return x.notFrozen(err)
+	}
+	x.frozen = &frozen{hold, now()}
+	return x.frozenCut(hold)
+}
+
+// describe says what the cut that follows is for.
+func (x *session) describe() quiesce.Cut {
+	due := x.welcome.AppInterval > 0 && !time.Now().Before(x.scripts)
+	c := quiesce.Cut{Machine: x.Machine, Epoch: x.epoch, Final: x.final, Scripts: x.final || x.asked || due}
+	if x.set != nil {
+		c.Seq = x.set.seq
+	}
+	for _, d := range x.open {
+		c.Disks = append(c.Disks, d.Path())
+	}
+	return c
+}
+
+// letGo ends a hold that came to nothing.
+func (x *session) letGo(hold *quiesce.Hold, err error) error {
+	_, e := hold.Thaw(x.ctx)
+	return errors.Join(err, e)
+}
+
+// notFrozen makes the cut as if there was nothing to freeze, if it can be made so.
+func (x *session) notFrozen(err error) (changeset.Cut, error) {
+	if x.ctx.Err() != nil {
+		return changeset.Cut{}, x.ctx.Err()
+	}
+	x.Logger.Warn("the machine could not be frozen", "error", err.Error())
+	return x.runningCut(err.Error(), agreePasses)
+}
+
+// makeRoom makes room in the open set for what is sent while the machine is frozen.
+func (x *session) makeRoom() error {
 	if x.set != nil && x.set.plain > x.welcome.BaseSetBytes/2 {
 		if err := x.endPart(); err != nil {
-			return changeset.Cut{}, err
+			return err
 		}
 	}
 	if x.set == nil {
-		if err := x.begin(); err != nil {
-			return changeset.Cut{}, err
-		}
-	}
-	q := quiesce.Cut{Machine: x.Machine, Epoch: x.epoch, Seq: x.set.seq, Final: x.final}
-	if err := x.Hooks.Freeze(x.ctx, q); err != nil {
-		if x.ctx.Err() != nil {
-			return changeset.Cut{}, x.ctx.Err()
-		}
-		x.Logger.Warn("the machine could not be frozen", "error", err.Error())
-		return x.runningCut(err.Error())
-	}
-	x.frozen = &frozen{q, now()}
-	c, err := x.sendFrozen()
-	if err == nil && q.Final && c.Consistency != ident.NoConsistency {
-		return c, nil // it stays frozen
-	}
-	if e := x.Thaw(x.ctx); e != nil {
-		x.Logger.Error("the program after the cut failed", "error", e.Error())
-		if c.Consistency == ident.ApplicationConsistent {
-			c.Consistency, c.Note = ident.FileSystemConsistent, note(e.Error())
-		}
-		x.frozen = nil // the marker stays: the next start tries again
-	}
-	c.Freeze = time.Since(c.SourceTime)
-	return c, err
-}
-
-// approach sends the changes of the running machine until what a pass sends is soon
-// through. On a slow or throttled line a pass takes long, and what changes meanwhile
-// would have to go with the machine frozen.
-func (x *session) approach() error {
-	for range maxPasses {
-		before := x.conn.WriteTime()
-		if err := x.pass(x.ctx); err != nil {
-			return err
-		}
-		if err := x.pack.drain(); err != nil {
-			return err
-		}
-		behind, err := x.line.settle(x.ctx, x.conn)
-		if err != nil || behind+x.conn.WriteTime()-before < settled {
-			return err
-		}
+		return x.begin()
 	}
 	return nil
 }
 
-// sendFrozen sends the rest, within the time that the machine may stay frozen.
-func (x *session) sendFrozen() (changeset.Cut, error) {
-	c := changeset.Cut{SourceTime: now(), Consistency: ident.ApplicationConsistent}
-	ctx, cancel := context.WithTimeout(pace.Hurry(x.ctx), x.Hooks.Timeout)
+// approach sends the changes of the running machine in rounds until little is left, or
+// rounds do not help any more, and gives how long the last one took: about as long as
+// sending the rest will. On a slow or throttled line a pass takes long, and what
+// changes meanwhile would have to go with the machine frozen.
+func (x *session) approach() (last time.Duration, err error) {
+	ctx, hurried := x.ctx, false
+	for range maxPasses {
+		begin, emitted := time.Now(), x.bytes
+		if err := x.pass(ctx); err != nil {
+			return 0, err
+		}
+		if err := x.pack.drain(); err != nil {
+			return 0, err
+		}
+		if _, err := x.line.settle(x.ctx, x.conn); err != nil {
+			return 0, err
+		}
+		before := last
+		last = time.Since(begin)
+		worse := before > 0 && last > before*3/4
+		small := x.bytes-emitted <= smallRest
+		if last < soon || last < settled && (worse || small) || small && hurried {
+			break
+		}
+		ctx, hurried = pace.Hurry(x.ctx), true // as while it is frozen
+	}
+	return last, nil
+}
+
+// frozenCut sends the rest and lets the machine go on, unless the cut is final.
+func (x *session) frozenCut(hold *quiesce.Hold) (changeset.Cut, error) {
+	c := changeset.Cut{SourceTime: now()}
+	why, err := x.sendFrozen(hold)
+	if err == nil && why == nil && x.final {
+		if why = hold.Keep(maxHeld); why == nil {
+			x.outcome(&c, hold, hold.Outcome())
+			return c, nil // it stays frozen
+		}
+	}
+	o, e := hold.Thaw(x.ctx)
+	x.frozen = nil // after an error the marker stays: the next start tries again
+	if e != nil {
+		x.Logger.Error("the program after the cut failed", "error", e.Error())
+	}
+	if why != nil && o.Consistency != ident.NoConsistency {
+		o.Consistency, o.Note = ident.NoConsistency, why.Error()
+	}
+	if err == nil && o.Consistency == ident.NoConsistency {
+		x.Logger.Warn("no recovery point this time", "error", o.Note)
+	}
+	x.outcome(&c, hold, o)
+	return c, err
+}
+
+// outcome notes what holding the machine was good for.
+func (x *session) outcome(c *changeset.Cut, hold *quiesce.Hold, o quiesce.Outcome) {
+	c.Consistency, c.Note, c.Freeze = o.Consistency, note(o.Note), o.Freeze
+	if o.Freeze == 0 {
+		c.Freeze = time.Since(c.SourceTime)
+	}
+	if hold.Scripted() {
+		again := x.welcome.AppInterval
+		if c.Consistency != ident.ApplicationConsistent {
+			again = min(again, scriptsAgain)
+		}
+		x.scripts = time.Now().Add(again)
+	}
+}
+
+// sendFrozen sends the rest, within the time that the machine may stay frozen. Where
+// something can be written all the same, passes are made until two agree. why says why
+// there is no point.
+func (x *session) sendFrozen(hold *quiesce.Hold) (why, err error) {
+	ctx, cancel := context.WithTimeout(pace.Hurry(x.ctx), hold.Limit())
 	defer cancel()
 	x.fixed = true
-	err := x.pass(ctx)
-	x.fixed = false
-	switch {
-	case err == nil:
-		c.Freeze = time.Since(c.SourceTime)
-		return c, nil
-	case x.ctx.Err() != nil:
-		return c, x.ctx.Err()
-	case ctx.Err() != nil:
-		err = fmt.Errorf("frozen for longer than %s", x.Hooks.Timeout)
-	case !errors.Is(err, errTooMuch):
-		return c, err
+	defer func() { x.fixed = false }()
+	for range maxPasses {
+		before := x.emitted
+		err := x.pass(ctx)
+		switch {
+		case err == nil && (!hold.Loose() || x.emitted == before):
+			return nil, nil
+		case err == nil:
+		case x.ctx.Err() != nil:
+			return nil, x.ctx.Err()
+		case ctx.Err() != nil:
+			return fmt.Errorf("frozen for longer than %s", hold.Limit()), nil
+		case errors.Is(err, errTooMuch):
+			return err, nil
+		default:
+			return nil, err
+		}
 	}
-	x.Logger.Warn("no recovery point this time", "error", err.Error())
-	c.Consistency, c.Note = ident.NoConsistency, note(err.Error())
-	return c, nil
+	return fmt.Errorf("the disks changed during every pass, though frozen; %s", hold.Outcome().Note), nil
 }
 
 // runningCut reads the disks until a pass finds nothing that changed since the
 // pass before: at the moment between the two, the disks were as they were sent.
-func (x *session) runningCut(why string) (changeset.Cut, error) {
-	for range maxPasses {
+func (x *session) runningCut(why string, passes int) (changeset.Cut, error) {
+	for range passes {
 		c := changeset.Cut{SourceTime: now(), Consistency: ident.CrashConsistent, Note: note(why)}
 		before, passed := x.emitted, x.passed
 		if err := x.pass(x.ctx); err != nil {
@@ -156,7 +255,7 @@ func (x *session) runningCut(why string) (changeset.Cut, error) {
 			return c, nil
 		}
 	}
-	busy := "the disks changed during every pass; configure quiesce programs"
+	busy := "the disks changed during every pass, and nothing is frozen;"
 	return changeset.Cut{SourceTime: now(), Consistency: ident.NoConsistency, Note: note(strings.TrimSpace(busy + " " + why))}, nil
 }
 

@@ -44,10 +44,12 @@ type session struct {
 
 	pack    *packer
 	set     *openSet
-	fixed   bool // the open set may not be ended: its number was promised
-	emitted int64
+	fixed   bool   // the open set may not be ended: its number was promised
+	emitted int64  // extents
+	bytes   int64  // of data in them
 	passed  bool   // a whole pass has been made in this session
 	final   bool   // a final cut is wanted
+	asked   bool   // a cut was ordered, which is as good as can be
 	obeyed  uint32 // the newest command that was taken up
 }
 
@@ -285,7 +287,7 @@ func (x *session) obey(c wire.Command) error {
 		}
 	default:
 	}
-	x.obeyed = c.ID
+	x.obeyed, x.asked = c.ID, true
 	if c.Order != wire.OrderFinalCut {
 		return nil
 	}

@@ -113,6 +113,7 @@ func (x *session) note(e changeset.Extent) {
 	x.emitted++
 	if !e.Zero {
 		s.plain += e.Length
+		x.bytes += e.Length
 		x.Metrics.sent(e.Length)
 	}
 	ranges := s.sent.ranges[e.Disk]

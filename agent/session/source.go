@@ -92,14 +92,15 @@ type Source struct {
 	sent       []*sentSet     // acknowledged after stored, oldest first
 	pending    []*sentSet     // ended, but nobody has said whether they arrived; oldest first
 
-	frozen *frozen
+	frozen  *frozen
+	scripts time.Time // when they are due again; zero: at the next cut
 
 	comparison *verify.Comparison // the newest, of the one goroutine that compares
 }
 
-// frozen is the freeze that a final cut left.
+// frozen is the freeze of a cut that is being made, or that a final cut left.
 type frozen struct {
-	cut   quiesce.Cut
+	hold  *quiesce.Hold
 	since time.Time
 }
 
@@ -140,7 +141,7 @@ func (s *Source) Thaw(ctx context.Context) error {
 	if s.frozen == nil {
 		return nil
 	}
-	if err := s.Hooks.Thaw(ctx, s.frozen.cut); err != nil {
+	if _, err := s.frozen.hold.Thaw(ctx); err != nil {
 		return err
 	}
 	s.frozen = nil

@@ -21,6 +21,8 @@ type Grant struct {
 	Instance string        `json:"instance"` // the only hardware uuid that may stream
 	Spec     replica.Spec  `json:"spec"`
 	Cut      time.Duration `json:"cut"` // cadence of cuts
+	// App is the cadence of application-consistent cuts; 0: none but ordered ones.
+	App time.Duration `json:"app,omitempty"`
 	// LossLimit: a machine without a session for longer is marked for resync. 0 never.
 	LossLimit time.Duration     `json:"lossLimit"`
 	Retention replica.Retention `json:"retention"`

@@ -81,6 +81,7 @@ func (m *Welcome) marshal(e *encoder) {
 	e.position(m.Position)
 	e.time(m.ServerTime)
 	e.i64(int64(m.CutInterval))
+	e.i64(int64(m.AppInterval))
 	e.i64(m.BaseSetBytes)
 	e.text(m.KeyID)
 	e.disks(m.Disks)
@@ -95,6 +96,7 @@ func (m *Welcome) unmarshal(d *decoder) {
 	m.Position = d.position()
 	m.ServerTime = d.time()
 	m.CutInterval = d.duration()
+	m.AppInterval = d.duration()
 	m.BaseSetBytes = d.i64()
 	m.KeyID = d.text(maxShortText)
 	m.Disks = d.disks()
@@ -111,6 +113,8 @@ func (m *Welcome) Validate() error {
 		return fmt.Errorf("unknown mode %d", m.Mode)
 	case m.CutInterval <= 0:
 		return fmt.Errorf("cut interval %s", m.CutInterval)
+	case m.AppInterval < 0:
+		return fmt.Errorf("interval of application-consistent cuts %s", m.AppInterval)
 	case !m.Codec.Valid():
 		return fmt.Errorf("unknown %s", m.Codec)
 	case m.BaseSetBytes <= 0 || m.BaseSetBytes > changeset.MaxBytes:

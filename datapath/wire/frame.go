@@ -49,7 +49,7 @@ var kinds = [...]struct {
 }{
 	KindHello: {fromAgent, 16 + 8 + 8 + positionBytes + 2*(2+maxShortText) +
 		2 + changeset.MaxDisks*diskBytes + 2 + MaxOutstanding*positionBytes, true, false},
-	KindWelcome: {fromServer, 8 + 4 + 1 + positionBytes + 8 + 8 + 8 + 2 + maxShortText +
+	KindWelcome: {fromServer, 8 + 4 + 1 + positionBytes + 8 + 8 + 8 + 8 + 2 + maxShortText +
 		2 + changeset.MaxDisks*diskBytes + 1 + 1, true, false},
 	KindRefuse:    {fromAgent | fromServer, 2 + 8 + 2 + MaxText, true, false},
 	KindBegin:     {fromAgent, 8 + 32 + 1, false, true},

@@ -104,6 +104,9 @@ type Welcome struct {
 	ServerTime time.Time        // for the clock offset
 	// CutInterval is the cadence of crash-consistent cuts.
 	CutInterval time.Duration
+	// AppInterval is the cadence of application-consistent cuts; 0: none but those that
+	// are ordered.
+	AppInterval time.Duration
 	// BaseSetBytes bounds the plain data of one base set.
 	BaseSetBytes int64
 	// Codec is what the agent encodes chunks with. With Adapt it begins with it and

@@ -124,7 +124,7 @@ func TestTwoAgentsOnOneState(t *testing.T) {
 	s.token()
 	s.startAgent()
 	s.Await("complete", complete)
-	err := run.Run(t.Context(), s.config, "second", s.Log())
+	err := run.Run(t.Context(), s.config, "second", s.Log(), nil)
 	require.ErrorContains(t, err, "another drover-agent runs on it")
 	_, err = run.Enrol(t.Context(), s.config, "second", nil)
 	require.ErrorContains(t, err, "another drover-agent runs on it")

@@ -151,7 +151,7 @@ func (s *site) startAgent() {
 	if testing.Verbose() {
 		out = io.MultiWriter(out, os.Stderr)
 	}
-	go func() { done <- run.Run(ctx, s.config, "test", slog.New(slog.NewTextHandler(out, nil))) }()
+	go func() { done <- run.Run(ctx, s.config, "test", slog.New(slog.NewTextHandler(out, nil)), nil) }()
 	s.agent = func() error { cancel(); return <-done }
 }
 

@@ -57,15 +57,18 @@ type Rig struct {
 	Machine ident.MachineID
 	Disks   []controlapi.Disk
 	CA      *wiretest.CA
-	Dial    wire.DialFunc // the agent's; nil: directly
-	Via     string        // where the agent dials, instead of the server's address
-	Device  string        // of the first disk, instead of its image file
+	Dial    wire.DialFunc     // the agent's; nil: directly
+	Via     string            // where the agent dials, instead of the server's address
+	Device  string            // of the first disk, instead of its image file
+	Devices map[string]string // of disks by their backing's uuid, instead of their image files
 	Hooks   *quiesce.Hooks
 	// Track wraps the agent's tracker; nil: as it is.
 	Track func(tracker.Tracker) tracker.Tracker
 	// Compression and Throttle of the grants that follow.
 	Compression codec.Choice
 	Throttle    []throttle.Rule
+	// App is the cadence of application-consistent points in the grants that follow.
+	App time.Duration
 	// Retention of the grants that follow; with Keep 0 the default.
 	Retention replica.Retention
 	// FS is where the server's files are; nil: the system's, in Dir.
@@ -167,6 +170,9 @@ func (r *Rig) find(uuid string) (string, error) {
 	if r.Device != "" && uuid == r.Disks[0].BackingUUID {
 		return r.Device, nil
 	}
+	if path, ok := r.Devices[uuid]; ok {
+		return path, nil
+	}
 	return r.Path(uuid), nil
 }
 
@@ -240,7 +246,7 @@ func (r *Rig) Grant(epoch ident.Epoch, cut time.Duration) {
 		retention = replica.DefaultRetention()
 	}
 	require.NoError(r.T, r.Server.Grant(r.T.Context(), pipe.Grant{
-		Epoch: epoch, Instance: Instance, Spec: spec, Cut: cut, Retention: retention, Compression: r.Compression, Throttle: r.Throttle,
+		Epoch: epoch, Instance: Instance, Spec: spec, Cut: cut, App: r.App, Retention: retention, Compression: r.Compression, Throttle: r.Throttle,
 	}))
 }
 

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"drover/datapath/codec"
 	"drover/datapath/ident"
@@ -22,8 +21,6 @@ import (
 	"drover/datapath/waterfall"
 	"drover/tests/rig"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // breakable is a line that breaks after so many more bytes, if at all.
 type breakable struct {

@@ -17,6 +17,8 @@ import (
 	"drover/agent/config"
 	"drover/agent/controlapi"
 	"drover/agent/proxy"
+	"drover/agent/quiesce"
+	"drover/agent/quiesce/freeze"
 	"drover/agent/run"
 )
 
@@ -42,7 +44,7 @@ func command() *cobra.Command {
 			"writes to a disk.",
 		SilenceUsage: true, SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), enrolCommand(), statusCommand(), doctorCommand(), &cobra.Command{
+	root.AddCommand(runCommand(), enrolCommand(), statusCommand(), doctorCommand(), guardCommand(), &cobra.Command{
 		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
@@ -53,7 +55,7 @@ func command() *cobra.Command {
 }
 
 // configured adds --config to a command and loads it.
-func configured(cmd *cobra.Command, do func(context.Context, *config.Config, *slog.Logger) error) *cobra.Command {
+func configured(cmd *cobra.Command, do func(context.Context, *config.Config, *slog.Logger, *quiesce.Gate) error) *cobra.Command {
 	var file string
 	cmd.Args = cobra.NoArgs
 	configFlag(cmd, &file)
@@ -62,7 +64,8 @@ func configured(cmd *cobra.Command, do func(context.Context, *config.Config, *sl
 		if err != nil {
 			return err
 		}
-		return do(cmd.Context(), c, slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil)))
+		gate := quiesce.NewGate(cmd.ErrOrStderr())
+		return do(cmd.Context(), c, slog.New(slog.NewJSONHandler(gate, nil)), gate)
 	}
 	return cmd
 }
@@ -78,8 +81,13 @@ func runCommand() *cobra.Command {
 		Long: "Run the agent until SIGTERM. Logs are JSON lines on stderr. The first time it enrols\n" +
 			"with the token in the configuration's tokenFile.",
 		Example: "  drover-agent run --config /etc/drover/agent.yaml",
-	}, func(ctx context.Context, c *config.Config, log *slog.Logger) error {
-		return run.Run(ctx, c, versionText(), log)
+	}, func(ctx context.Context, c *config.Config, log *slog.Logger, gate *quiesce.Gate) error {
+		if !c.Freeze.Off {
+			if err := freeze.LockMemory(); err != nil {
+				log.Warn("the agent's memory may be paged out while file systems are frozen", "error", err.Error())
+			}
+		}
+		return run.Run(ctx, c, versionText(), log, gate)
 	})
 }
 
@@ -90,7 +98,7 @@ func enrolCommand() *cobra.Command {
 		Long: "Exchange the single-use token in the configuration's tokenFile for a certificate.\n" +
 			"`run` does the same when there is none; this shows at once whether it works.",
 		Example: "  drover-agent enrol --config /etc/drover/agent.yaml",
-	}, func(ctx context.Context, c *config.Config, log *slog.Logger) error {
+	}, func(ctx context.Context, c *config.Config, log *slog.Logger, _ *quiesce.Gate) error {
 		dial, err := proxy.Dialer(c.Proxy)
 		if err != nil {
 			return err
@@ -102,6 +110,14 @@ func enrolCommand() *cobra.Command {
 		log.Info("enrolled", "peer", id.Peer.String(), "expires", id.Expires().Format(time.RFC3339))
 		return nil
 	})
+}
+
+// guardCommand is the process that thaws file systems when the agent does not.
+func guardCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: freeze.Verb, Short: "Freeze and thaw file systems for the agent that starts it", Args: cobra.NoArgs, Hidden: true,
+		RunE: func(*cobra.Command, []string) error { return freeze.Guard() },
+	}
 }
 
 // versionText is what the program was built from.
