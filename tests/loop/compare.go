@@ -2,8 +2,10 @@ package loop
 
 import (
 	"bytes"
+	"errors"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"drover/agent/disk"
 	"drover/datapath/checksum"
@@ -22,18 +24,31 @@ type Snapshot struct {
 func (d *Device) Snapshot() *Snapshot {
 	d.t.Helper()
 	s := &Snapshot{size: d.Size}
-	buf := disk.Buffer(chunk)
+	buf := d.begin()
 	for off := int64(0); off < d.Size; off += chunk {
 		s.chunks = append(s.chunks, bytes.Clone(d.read(buf, off)))
 	}
 	return s
 }
 
-// read gives the part of the device from off on, nil if it is all zeros.
+// begin writes out what the device's cache has, and gives a buffer to read to.
+func (d *Device) begin() []byte {
+	d.t.Helper()
+	require.NoError(d.t, d.direct.Sync())
+	return disk.Buffer(chunk)
+}
+
+// read gives the part of the device from off on, nil if it is all zeros. What is a hole
+// of the file is not read.
 func (d *Device) read(buf []byte, off int64) []byte {
 	d.t.Helper()
 	part := buf[:min(chunk, d.Size-off)]
-	_, err := d.direct.ReadAt(part, off)
+	data, err := unix.Seek(int(d.back.Fd()), off, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) || err == nil && data >= off+int64(len(part)) {
+		return nil
+	}
+	require.NoError(d.t, err, "find data of %s", d.File)
+	_, err = d.direct.ReadAt(part, off)
 	require.NoError(d.t, err, "read %s at %d", d.Path, off)
 	if checksum.IsZero(part) {
 		return nil
@@ -47,7 +62,7 @@ func (d *Device) read(buf []byte, off int64) []byte {
 func (d *Device) Changed(s *Snapshot) (blocks []int64) {
 	d.t.Helper()
 	require.Equal(d.t, s.size, d.Size, "size of %s", d.Path)
-	buf, zeros := disk.Buffer(chunk), make([]byte, chunk)
+	buf, zeros := d.begin(), make([]byte, chunk)
 	for i, old := range s.chunks {
 		off := int64(i) * chunk
 		now := d.read(buf, off)
@@ -62,12 +77,7 @@ func (d *Device) Changed(s *Snapshot) (blocks []int64) {
 		if now == nil {
 			now = zeros[:n]
 		}
-		for at := 0; at < n; at += checksum.BlockSize {
-			end := min(at+checksum.BlockSize, n)
-			if !bytes.Equal(old[at:end], now[at:end]) {
-				blocks = append(blocks, (off+int64(at))/checksum.BlockSize)
-			}
-		}
+		blocks = append(blocks, differ(old, now, off)...)
 	}
 	return blocks
 }

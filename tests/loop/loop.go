@@ -35,6 +35,8 @@ type Device struct {
 
 	t      testing.TB
 	direct *os.File // the device, around the page cache
+	node   *os.File
+	back   *os.File // File
 }
 
 // New makes a device of that many bytes, all zeros, on a sparse file of the test's
@@ -56,12 +58,12 @@ func Attach(t testing.TB, file string) *Device {
 	d := &Device{File: file, t: t}
 	back, err := os.OpenFile(file, os.O_RDWR, 0) //nolint:gosec // a test's
 	require.NoError(t, err)
-	defer func() { require.NoError(t, back.Close()) }() // the device has its own
-	node := d.configure(back)
+	t.Cleanup(func() { require.NoError(t, back.Close()) })
+	d.back, d.node = back, d.configure(back)
 	t.Cleanup(func() {
-		_, err := unix.IoctlRetInt(int(node.Fd()), unix.LOOP_CLR_FD)
+		_, err := unix.IoctlRetInt(int(d.node.Fd()), unix.LOOP_CLR_FD)
 		require.NoError(t, err, "detach %s", d.Path)
-		require.NoError(t, node.Close())
+		require.NoError(t, d.node.Close())
 	})
 	d.direct, err = os.OpenFile(d.Path, os.O_RDWR|unix.O_DIRECT, 0)
 	require.NoError(t, err)
@@ -150,6 +152,15 @@ func (d *Device) Zero(off, n int64) error { return d.ioctl(unix.BLKZEROOUT, off,
 // Punch makes a hole by fallocate.
 func (d *Device) Punch(off, n int64) error {
 	return unix.Fallocate(int(d.direct.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, off, n)
+}
+
+// Grow makes the file and the device larger.
+func (d *Device) Grow(size int64) {
+	d.t.Helper()
+	require.NoError(d.t, os.Truncate(d.File, size))
+	_, err := unix.IoctlRetInt(int(d.node.Fd()), unix.LOOP_SET_CAPACITY)
+	require.NoError(d.t, err, "grow %s", d.Path)
+	d.Size = size
 }
 
 func (d *Device) ioctl(request uintptr, off, n int64) error {

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"drover/agent/tracker/changes"
 )
 
 const mega = 1 << 20
@@ -42,4 +44,28 @@ func TestDevicesAreTheirOwn(t *testing.T) {
 	s := b.Snapshot()
 	require.NoError(t, a.Write(0, bytes.Repeat([]byte{1}, Sector)))
 	require.Empty(t, b.Changed(s))
+}
+
+func TestGrow(t *testing.T) {
+	d := New(t, mega)
+	d.Grow(2 * mega)
+	require.NoError(t, d.Write(2*mega-Sector, make([]byte, Sector)))
+	require.Error(t, d.Write(2*mega, make([]byte, Sector)))
+}
+
+// TestReplica holds that a copy is as the device where it was told of the changes, and
+// that it is seen where it is not.
+func TestReplica(t *testing.T) {
+	d := New(t, 8*mega)
+	r, s := NewReplica(t, d), d.Snapshot()
+	require.NoError(t, d.WriteAtRandom(1, 20))
+	changed := d.Changed(s)
+	require.NotEmpty(t, changed)
+	require.Equal(t, changed, r.Differs())
+	b := make(changes.Bitmap, changes.Words(d.Size))
+	for _, n := range changed[1:] {
+		b.Set(n, n+1)
+	}
+	r.Take(b)
+	require.Equal(t, changed[:1], r.Differs())
 }
