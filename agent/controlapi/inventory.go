@@ -2,6 +2,7 @@ package controlapi
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"time"
 )
@@ -74,6 +75,56 @@ type Finding struct {
 	Level  string `json:"level"` // ok, warn, fail
 	What   string `json:"what"`
 	Advice string `json:"advice,omitempty"`
+}
+
+// UnmarshalJSON refuses more disks than an inventory may have before it makes room for
+// them: an empty one is two bytes of text and a hundred times that in memory.
+func (in *Inventory) UnmarshalJSON(b []byte) error {
+	type plain Inventory // without this method
+	raw := struct {
+		*plain
+		Disks     []json.RawMessage `json:"disks"`
+		Preflight []json.RawMessage `json:"preflight"`
+	}{plain: (*plain)(in)}
+	err := json.Unmarshal(b, &raw)
+	if err == nil {
+		in.Disks, err = parse[InventoryDisk](raw.Disks, maxDisks, "disks")
+	}
+	if err == nil {
+		in.Preflight, err = parse[Finding](raw.Preflight, maxFindings, "findings")
+	}
+	return err
+}
+
+// UnmarshalJSON refuses more parts than a disk may have before it makes room for them.
+func (d *InventoryDisk) UnmarshalJSON(b []byte) error {
+	type plain InventoryDisk // without this method
+	raw := struct {
+		*plain
+		Parts []json.RawMessage `json:"parts"`
+	}{plain: (*plain)(d)}
+	err := json.Unmarshal(b, &raw)
+	if err == nil {
+		d.Parts, err = parse[InventoryPart](raw.Parts, maxParts, "parts of a disk")
+	}
+	return err
+}
+
+// parse reads a list of at most so many elements; none is nil.
+func parse[T any](raw []json.RawMessage, most int, what string) ([]T, error) {
+	if len(raw) > most {
+		return nil, fmt.Errorf("%d %s, at most %d", len(raw), what, most)
+	}
+	if len(raw) == 0 {
+		return nil, nil
+	}
+	out := make([]T, len(raw))
+	for i, b := range raw {
+		if err := json.Unmarshal(b, &out[i]); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // Bound cuts the inventory down to what a heartbeat may carry.

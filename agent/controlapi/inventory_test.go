@@ -39,4 +39,25 @@ func TestAnInventoryIsBounded(t *testing.T) {
 	require.NotEmpty(t, huge.Disks)
 	require.Len(t, huge.Preflight, maxFindings)
 	require.NotContains(t, string(b), "\ufffd", "texts are cut between characters")
+	var read Inventory
+	require.NoError(t, json.Unmarshal(b, &read))
+	require.Equal(t, huge, read)
+}
+
+func TestAnInventoryThatIsTooLongIsNotRead(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"disks":[` + strings.Repeat(`{},`, maxDisks) + `{}]}`:             "65 disks, at most 64",
+		`{"disks":[{"parts":[` + strings.Repeat(`{},`, maxParts) + `{}]}]}`: "33 parts of a disk, at most 32",
+		`{"preflight":[` + strings.Repeat(`{},`, maxFindings) + `{}]}`:      "25 findings, at most 24",
+		`{"disks":[{"size":"x"}]}`:                                          "cannot unmarshal",
+		`{"disks":[3]}`:                                                     "cannot unmarshal",
+		`{"disks":{}}`:                                                      "cannot unmarshal",
+	} {
+		var in Inventory
+		require.ErrorContains(t, json.Unmarshal([]byte(text), &in), want)
+	}
+	var in Inventory
+	require.NoError(t, json.Unmarshal([]byte(`{"hostname":"h","kernel":"k","disks":[{"path":"/dev/sda","size":7,"parts":[{"name":"sda1"}]}],"preflight":[{"check":"c"}]}`), &in))
+	require.Equal(t, Inventory{Hostname: "h", Kernel: "k", Preflight: []Finding{{Check: "c"}},
+		Disks: []InventoryDisk{{Path: "/dev/sda", Size: 7, Parts: []InventoryPart{{Name: "sda1"}}}}}, in)
 }
