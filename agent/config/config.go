@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,9 @@ import (
 	"drover/agent/quiesce"
 	"drover/agent/quiesce/freeze"
 	"drover/agent/status"
+	"drover/agent/tracker/ebpf"
+	"drover/agent/tracker/scan"
+	"drover/agent/tracker/trace"
 )
 
 const (
@@ -40,14 +44,24 @@ type Config struct {
 	Instance string `yaml:"instance"`
 	// Disks maps backing uuids to devices or image files, where the system itself
 	// does not name its disks so.
-	Disks   map[string]string `yaml:"disks"`
-	Quiesce Quiesce           `yaml:"quiesce"`
-	Freeze  Freeze            `yaml:"freeze"`
-	Scripts Scripts           `yaml:"scripts"`
-	Limits  Limits            `yaml:"limits"`
-	Metrics string            `yaml:"metrics"` // address of /metrics and /healthz; empty: none
-	Proxy   string            `yaml:"proxy"`   // http://host:port; empty: connect directly
+	Disks map[string]string `yaml:"disks"`
+	// Tracker is how changes are found: auto takes the best that works here.
+	Tracker string `yaml:"tracker"` // auto, ebpf, trace, scan
+	// Pins is where what tracks changes outlives the agent: a directory in a bpffs.
+	Pins    string  `yaml:"pins"`
+	Quiesce Quiesce `yaml:"quiesce"`
+	Freeze  Freeze  `yaml:"freeze"`
+	Scripts Scripts `yaml:"scripts"`
+	Limits  Limits  `yaml:"limits"`
+	Metrics string  `yaml:"metrics"` // address of /metrics and /healthz; empty: none
+	Proxy   string  `yaml:"proxy"`   // http://host:port; empty: connect directly
 }
+
+// TrackerAuto takes the best tracker that works.
+const TrackerAuto = "auto"
+
+// trackers are what Tracker may be.
+var trackers = []string{TrackerAuto, ebpf.Name, trace.Name, scan.Name}
 
 // Freeze says how file systems are frozen for a cut.
 type Freeze struct {
@@ -97,6 +111,8 @@ func Load(file string) (*Config, error) {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
 	c := &Config{
+		Tracker: TrackerAuto,
+		Pins:    ebpf.DefaultDir,
 		Quiesce: Quiesce{Timeout: Duration(quiesce.DefaultTimeout)},
 		Freeze:  Freeze{Limit: Duration(freeze.DefaultLimit)},
 		Scripts: Scripts{Directory: quiesce.DefaultScripts, Timeout: Duration(quiesce.DefaultScriptTimeout)},
@@ -153,6 +169,9 @@ func (c *Config) check(dir string) error {
 	}
 	if len(c.Disks) > maxDisks {
 		return fmt.Errorf("disks: %d, at most %d", len(c.Disks), maxDisks)
+	}
+	if !slices.Contains(trackers, c.Tracker) {
+		return fmt.Errorf("tracker: %q: want one of %s", c.Tracker, strings.Join(trackers, ", "))
 	}
 	if len(c.Quiesce.Post) > 0 != (len(c.Quiesce.Pre) > 0) {
 		return errors.New("quiesce: pre and post go together: what is frozen must be thawed")

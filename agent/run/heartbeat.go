@@ -21,7 +21,12 @@ import (
 const maxDetail = 400
 
 // trackerText says which tracker is used, and why.
-const trackerText = "scan: reads the disks for every recovery point"
+func (a *Agent) trackerText() string {
+	if t := a.tracker.Load(); t != nil {
+		return t.Why()
+	}
+	return ""
+}
 
 // heartbeats tells the configuration server that the agent lives, and what it sees.
 func (a *Agent) heartbeats(ctx context.Context) error {
@@ -89,7 +94,7 @@ func (a *Agent) heartbeat() controlapi.Heartbeat {
 
 // inventory describes the machine as far as it can be seen.
 func (a *Agent) inventory() *controlapi.Inventory {
-	in := &controlapi.Inventory{OS: osName(), Kernel: kernel(), BootID: line("/proc/sys/kernel/random/boot_id"), Tracker: trackerText, Preflight: a.told.findings()}
+	in := &controlapi.Inventory{OS: osName(), Kernel: kernel(), BootID: line("/proc/sys/kernel/random/boot_id"), Tracker: a.trackerText(), Preflight: a.told.findings()}
 	in.Hostname, _ = os.Hostname()
 	as, _ := a.assigned.get()
 	var err error

@@ -8,6 +8,7 @@
 //	heartbeat.go   what is told of the machine
 //	told.go        what is told of the agent, in the guest
 //	limits.go      memory and priority
+//	tracker.go     how changes are found
 //	lock.go        one agent for one state directory
 package run
 
@@ -37,7 +38,7 @@ import (
 	"drover/agent/quiesce/freeze"
 	"drover/agent/session"
 	"drover/agent/status"
-	"drover/agent/tracker/scan"
+	"drover/agent/tracker/choose"
 )
 
 // Bounds and cadences.
@@ -69,6 +70,7 @@ type Agent struct {
 	cuts     *session.Metrics
 	hooks    *quiesce.Hooks
 	source   atomic.Pointer[session.Source] // nil until there is an identity
+	tracker  atomic.Pointer[choose.Tracker] // the same
 	memory   atomic.Int64                   // the limit in force
 	assigned *latest
 	told     told
@@ -126,8 +128,11 @@ func (a *Agent) work(ctx context.Context) error {
 	if was, err := a.hooks.Recover(ctx, machine); was {
 		log.Warn("the machine was still frozen from before; it is thawed", "error", fmt.Sprint(err))
 	}
+	tracker := newTracker(c, log)
+	a.tracker.Store(tracker)
+	a.metrics.MustRegister(newTrackerMetrics(tracker))
 	source := session.NewSource(session.Options{
-		Machine: machine, Instance: c.Instance, Version: a.version, Tracker: scan.New(), Hooks: a.hooks,
+		Machine: machine, Instance: c.Instance, Version: a.version, Tracker: tracker, Hooks: a.hooks,
 		Find: a.watch.Finder.Find, Metrics: a.cuts, Logger: log,
 	})
 	a.source.Store(source)

@@ -97,7 +97,7 @@ func (a *Agent) status() status.Status {
 	hb := a.heartbeat()
 	st := status.Status{
 		Version: a.version, Instance: a.config.Instance, PID: os.Getpid(), Started: a.started.UTC(), Time: time.Now().UTC(),
-		State: hb.State, Detail: hb.Detail, Tracker: trackerText,
+		State: hb.State, Detail: hb.Detail, Tracker: a.trackerText(),
 		Limits: status.Limits{Memory: a.memory.Load(), ReadRate: int64(a.config.Limits.ReadRate), Paused: a.pacer.Paused().Seconds(), Pressure: a.pacer.Pressure()},
 	}
 	if as, _ := a.assigned.get(); as.Action != "" {

@@ -3,6 +3,7 @@ package session
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"drover/agent/tracker"
@@ -67,16 +68,13 @@ func (x *session) compare(cause string) (differ bool, err error) {
 	x.forgetAll(cause)
 	x.Tracker.Begin(x.welcome.Disks)
 	for i, d := range x.welcome.Disks {
-		var bytes int64
-		compare := func(w checksum.Window) error {
-			ranges, err := checksum.Diff(x.ctx, w, d.Size, x.query(i))
-			for _, r := range ranges {
-				bytes += r.Length
-				x.Tracker.Forget(i, r)
-			}
-			return err
+		c := x.beginComparing(i, d.Size)
+		err := x.Tracker.Learn(x.ctx, i, c.add, x.progress(i, d.Size))
+		bytes, compared := c.end()
+		if compared != nil { // it has ended Learn too
+			err = compared
 		}
-		if err := x.Tracker.Learn(x.ctx, i, compare, x.progress(i, d.Size)); err != nil {
+		if err != nil {
 			return false, err
 		}
 		differ = differ || bytes > 0
@@ -85,6 +83,53 @@ func (x *session) compare(cause string) (differ bool, err error) {
 	x.learned(x.welcome)
 	x.passed = !differ
 	return differ, nil
+}
+
+// comparison compares the windows of a disk with the replica while the disk is being
+// read on.
+type comparison struct {
+	windows chan checksum.Window
+	done    chan struct{} // closed with what follows it
+	bytes   int64         // that differ
+	err     error
+}
+
+func (x *session) beginComparing(disk int, size int64) *comparison {
+	c := &comparison{windows: make(chan checksum.Window, 1), done: make(chan struct{})}
+	go func() {
+		defer close(c.done)
+		query := x.query(disk)
+		for w := range c.windows {
+			ranges, err := checksum.Diff(x.ctx, w, size, query)
+			if err != nil {
+				c.err = err
+				return
+			}
+			for _, r := range ranges {
+				c.bytes += r.Length
+				x.Tracker.Forget(disk, r)
+			}
+		}
+	}()
+	return c
+}
+
+// add takes a window, whose memory is the caller's again afterwards.
+func (c *comparison) add(w checksum.Window) error {
+	w.Sums = slices.Clone(w.Sums)
+	select {
+	case c.windows <- w:
+		return nil
+	case <-c.done:
+		return c.err
+	}
+}
+
+// end waits until all windows are compared.
+func (c *comparison) end() (differ int64, err error) {
+	close(c.windows)
+	<-c.done
+	return c.bytes, c.err
 }
 
 // maxQueries bounds the questions for checksums that wait for their answers.

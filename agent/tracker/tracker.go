@@ -50,7 +50,8 @@ type Tracker interface {
 	// Begin forgets everything: the replicas of these disks are all zeros.
 	Begin(disks []changeset.Disk)
 	// Learn reads a disk and takes the replica to be as the disk is now; compare, which
-	// is given the sums that were read window by window, says with Forget where it is not.
+	// is given the sums that were read window by window, says with Forget where it is not,
+	// at once or at any time later: Forget may be called while Learn reads on.
 	Learn(ctx context.Context, disk int, compare func(checksum.Window) error, p Progress) error
 	// Pass emits what may differ from the replica, in order of offsets. After an error
 	// of emit the range it was called with counts as not emitted.

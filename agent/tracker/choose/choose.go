@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"drover/agent/tracker"
 	"drover/agent/tracker/changes"
@@ -29,6 +30,8 @@ type Tracker struct {
 	candidates []Candidate // best first
 	log        *slog.Logger
 	why        atomic.Pointer[string]
+	looked     time.Time // when the counters were
+	counted    atomic.Pointer[map[string]uint64]
 }
 
 var _ tracker.Tracker = (*Tracker)(nil)
@@ -59,7 +62,11 @@ func (t *Tracker) Attach(disks []tracker.Disk) (kept bool, err error) {
 		}
 	}
 	var not []string
-	for _, c := range t.candidates {
+	candidates := t.candidates
+	if err := live.Followable(disks); err != nil && len(candidates) > 0 {
+		not, candidates = []string{err.Error()}, nil
+	}
+	for _, c := range candidates {
 		kept, err := t.try(c, disks)
 		if err == nil {
 			t.chosen(c.Name, not)
@@ -97,18 +104,36 @@ func (t *Tracker) chosen(what string, not []string) {
 	t.log.Warn("changes are not tracked in the best way", "tracker", what, "because", why)
 }
 
-// Counters are those of the source in use; none with scan.
-func (t *Tracker) Counters() (map[string]uint64, error) {
-	if l, ok := t.Tracker.(*live.Tracker); ok {
-		return l.Counters()
+// countEvery is how old what Counted gives may be.
+const countEvery = 10 * time.Second
+
+// Keep is the inner tracker's.
+func (t *Tracker) Keep(note []byte, safe bool) {
+	t.Tracker.Keep(note, safe)
+	l, ok := t.Tracker.(*live.Tracker)
+	if !ok || time.Since(t.looked) < countEvery {
+		return
 	}
-	return nil, nil
+	t.looked = time.Now()
+	if n, err := l.Counters(); err == nil { // an error comes again with the next pass
+		t.counted.Store(&n)
+	}
+}
+
+// Counted gives what the source in use has counted, as of a few seconds ago; nothing
+// with scan. It may be called by any goroutine.
+func (t *Tracker) Counted() map[string]uint64 {
+	if n := t.counted.Load(); n != nil {
+		return *n
+	}
+	return nil
 }
 
 // Close closes the source in use, if there is one.
 func (t *Tracker) Close() error {
 	c, ok := t.Tracker.(io.Closer)
-	t.Tracker = nil
+	t.Tracker, t.looked = nil, time.Time{}
+	t.counted.Store(nil)
 	if !ok {
 		return nil
 	}

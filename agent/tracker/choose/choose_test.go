@@ -9,6 +9,7 @@ import (
 
 	"drover/agent/tracker"
 	"drover/agent/tracker/changes"
+	"drover/datapath/changeset"
 )
 
 // source follows devices up to a size.
@@ -30,7 +31,13 @@ func (s *source) Follow(devices []changes.Device) ([]bool, error) {
 	return make([]bool, len(devices)), nil
 }
 
-func (s *source) Memory(_ int, _ string, n int) ([]byte, bool, error) { return make([]byte, n), false, nil }
+func (s *source) Memory(_ int, _ string, n int) ([]byte, bool, error) {
+	return make([]byte, n), false, nil
+}
+
+func (s *source) Gap() (string, error) { return "", nil }
+
+func (s *source) Counters() (map[string]uint64, error) { return map[string]uint64{"seen": 7}, nil }
 
 func (s *source) Close() error { s.closed++; return nil }
 
@@ -62,6 +69,9 @@ func TestBestThatWorks(t *testing.T) {
 	kept, err := track.Attach([]tracker.Disk{disk{size: 1 << 20}})
 	require.NoError(t, err)
 	require.True(t, kept, "the same disks again")
+	track.Begin([]changeset.Disk{{Size: 1 << 20}})
+	track.Keep([]byte("note"), true)
+	require.Equal(t, map[string]uint64{"seen": 7}, track.Counted())
 
 	attach(disk{size: 15 << 20})
 	require.Equal(t, "second", track.Name())
@@ -71,10 +81,9 @@ func TestBestThatWorks(t *testing.T) {
 	attach(image{})
 	require.Equal(t, "scan", track.Name())
 	require.Contains(t, track.Why(), "no block device")
-	require.Equal(t, 1, second.closed-1)
-	counters, err := track.Counters()
-	require.NoError(t, err)
-	require.Empty(t, counters)
+	require.Equal(t, 1, second.closed, "the one in use; none was tried")
+	track.Keep(nil, true)
+	require.Empty(t, track.Counted())
 	require.NoError(t, track.Close())
 
 	refuse = errors.New("the kernel has no BTF")

@@ -73,15 +73,9 @@ func (t *Tracker) Counters() (map[string]uint64, error) { return t.source.Counte
 
 // Attach follows the disks.
 func (t *Tracker) Attach(disks []tracker.Disk) (kept bool, err error) {
-	devices := make([]changes.Device, len(disks))
-	for i, d := range disks {
-		followed, ok := d.(Disk)
-		if !ok {
-			return false, fmt.Errorf("follow disk %d: it is no block device", i)
-		}
-		if devices[i], err = followed.Device(); err != nil {
-			return false, err
-		}
+	devices, err := devicesOf(disks)
+	if err != nil {
+		return false, err
 	}
 	if same(devices, t.devices) {
 		t.disks = disks
@@ -97,6 +91,27 @@ func (t *Tracker) Attach(disks []tracker.Disk) (kept bool, err error) {
 	}
 	t.devices, t.disks = devices, disks
 	return t.notes.known, nil
+}
+
+// Followable says why disks cannot be followed at all, by any source.
+func Followable(disks []tracker.Disk) error {
+	_, err := devicesOf(disks)
+	return err
+}
+
+func devicesOf(disks []tracker.Disk) ([]changes.Device, error) {
+	devices := make([]changes.Device, len(disks))
+	for i, d := range disks {
+		followed, ok := d.(Disk)
+		if !ok {
+			return nil, fmt.Errorf("follow disk %d: it is no block device", i)
+		}
+		var err error
+		if devices[i], err = followed.Device(); err != nil {
+			return nil, err
+		}
+	}
+	return devices, nil
 }
 
 func same(a, b []changes.Device) bool {

@@ -132,7 +132,7 @@ func TestDiskErrors(t *testing.T) {
 func TestErrorOfEmitComesFirst(t *testing.T) {
 	r := newRig(t, 8*mega)
 	r.fill(0, 8*mega, 1)
-	r.scan.Attach([]tracker.Disk{failing{Disk: r.disk, read: errors.New("input/output error")}})
+	attach(t, r.scan, failing{Disk: r.disk, read: errors.New("input/output error")})
 	full := errors.New("the set is full")
 	err := r.scan.Pass(t.Context(), 0, func(changeset.Extent) error { return full }, nil)
 	require.ErrorIs(t, err, full)

@@ -20,6 +20,9 @@ import (
 	"drover/agent/tracker/changes"
 )
 
+// Name is the source's name.
+const Name = "trace"
+
 // Options of a source. The zero value is what agents use.
 type Options struct {
 	// RingBytes bounds the ring of each CPU. 0 shares ringBudget among the CPUs.
@@ -127,7 +130,7 @@ func (s *Source) configure(bytes int) error {
 }
 
 // Name is the source's name.
-func (s *Source) Name() string { return "trace" }
+func (s *Source) Name() string { return Name }
 
 // Close ends the tracing.
 func (s *Source) Close() error {
