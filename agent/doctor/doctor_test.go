@@ -122,6 +122,15 @@ func TestWhatOthersMayChange(t *testing.T) {
 	if os.Geteuid() == 0 {
 		require.Equal(t, "ok", got["programs"][0].Level, got["programs"][0].What)
 	}
+	scripts := filepath.Join(dir, "scripts")
+	require.NoError(t, os.Mkdir(scripts, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(scripts, "10-db"), nil, 0o755))
+	o.Config.Scripts.Directory = scripts
+	if os.Geteuid() == 0 {
+		require.Contains(t, examine(t, o)["programs"][0].What, "1 scripts in "+scripts)
+	}
+	require.NoError(t, os.Chmod(filepath.Join(scripts, "10-db"), 0o777))
+	require.Contains(t, examine(t, o)["programs"][0].What, "10-db")
 	require.NoError(t, os.Chmod(dir, 0o777))
 	require.Contains(t, examine(t, o)["programs"][0].What, "can be changed by others: "+dir)
 	require.NoError(t, os.Chmod(program, 0o600))

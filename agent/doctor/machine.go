@@ -13,6 +13,7 @@ import (
 
 	"drover/agent/controlapi"
 	"drover/agent/disk"
+	"drover/agent/quiesce"
 	"drover/agent/run"
 )
 
@@ -240,8 +241,12 @@ func (p *patient) programs() []controlapi.Finding {
 			}
 		}
 	}
+	scripts, err := quiesce.Scripts{Dir: p.Config.Scripts.Directory}.List()
+	if err != nil {
+		out = append(out, fail(check, "let root own the script and the directories above it, and nobody else write to them", "%v", err))
+	}
 	if len(out) == 0 {
-		out = append(out, ok(check, "nobody but root can change what runs around a recovery point"))
+		out = append(out, ok(check, "nobody but root can change what runs around a recovery point; %d scripts in %s", len(scripts), first(p.Config.Scripts.Directory, "no directory")))
 	}
 	return out
 }

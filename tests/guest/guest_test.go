@@ -30,10 +30,10 @@ const (
 
 // subjects are what the guest tries, each on a disk of its own: a source that says
 // nothing, and those of the agent.
-var subjects = []string{"control", "trace"}
+var subjects = []string{"control", "trace", "ebpf"}
 
 // onNVMe are those that are tried with discards on an NVMe disk.
-var onNVMe = []string{"trace-nvme"}
+var onNVMe = []string{"trace-nvme", "ebpf-nvme"}
 
 // TestSourcesInAGuest boots the guest and takes its word, line by line.
 func TestSourcesInAGuest(t *testing.T) {

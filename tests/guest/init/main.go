@@ -5,6 +5,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"drover/agent/tracker/changes"
+	"drover/agent/tracker/ebpf"
 	"drover/agent/tracker/trace"
 )
 
@@ -33,11 +35,25 @@ type subject struct {
 var subjects = []subject{
 	{"control", "/dev/vdb", "/dev/vdb1", openSilent, writeAll},
 	{"trace", "/dev/vdc", "/dev/vdc1", openTrace, writeAll},
+	{"ebpf", "/dev/vdd", "/dev/vdd1", openEBPF, writeAll},
 	{"trace-nvme", "/dev/nvme0n1", "/dev/nvme0n1p1", openTrace, trimFiles},
+	{"ebpf-nvme", "/dev/nvme1n1", "/dev/nvme1n1p1", openEBPF, trimFiles},
 }
 
 func openSilent() (changes.Source, error) { return silent{}, nil }
 func openTrace() (changes.Source, error)  { return trace.Open(trace.Options{}) }
+
+// openEBPF opens the source with its programs pinned, also those of the subject before.
+func openEBPF() (changes.Source, error) {
+	if err := ebpf.Available(); err != nil {
+		return nil, err
+	}
+	s, err := ebpf.Open(ebpf.DefaultDir)
+	if err == nil && s.Unpinned() != "" {
+		err = errors.New("it is not pinned: " + s.Unpinned())
+	}
+	return s, err
+}
 
 func main() {
 	err := setUp()
