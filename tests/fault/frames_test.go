@@ -149,6 +149,7 @@ func TestCase05FramesOfARealAgent(t *testing.T) {
 	require.NoError(t, err)
 	t.Cleanup(func() { r.StopAgent(); relay.Close() })
 	r.Via = relay.Address()
+	r.IdleTimeout = 4 * idle // of the agent: its pings, by which the server notices what is missing, come the sooner
 	r.StartAgent(1)
 	r.AfterNow()
 	var last []byte

@@ -37,10 +37,12 @@ var (
 
 // What is promised.
 const (
-	serverLimit = 512 << 20 // bytes, with 32 streams
-	agentLimit  = 64 << 20  // beside the tracker's sums
+	serverLimit = 512 * mib // bytes, with 32 streams
+	agentLimit  = 64 * mib  // beside the tracker's sums
 	growth      = 1.10      // of the last quarter over the second
 	judged      = time.Minute
+	lines       = 12 // parts of the run that are told
+	mib         = 1 << 20
 )
 
 // What the machines are like.
@@ -137,10 +139,9 @@ func start(t *testing.T, dir, address string, env ...string) *process {
 	require.NoError(t, err)
 	p.cmd.Stderr = os.Stderr
 	require.NoError(t, p.cmd.Start())
-	lines := bufio.NewScanner(out)
 	ready := false
-	for !ready && lines.Scan() {
-		ready = lines.Text() == "ready"
+	for in := bufio.NewScanner(out); !ready && in.Scan(); {
+		ready = in.Text() == "ready"
 	}
 	require.True(t, ready, "the process did not start")
 	go func() { _, _ = io.Copy(io.Discard, out) }() // ends with the process
@@ -174,23 +175,28 @@ func (p *process) status(t *testing.T, field string) int64 {
 	return 0
 }
 
-// quarter is the median of a quarter of the run, from 0 on.
-func (p *process) quarter(n int) float64 {
-	part := slices.Sorted(slices.Values(p.memory[n*len(p.memory)/4 : (n+1)*len(p.memory)/4]))
-	return float64(part[len(part)/2])
+// part is the median of one of so many equal parts of the run, from 0 on, in MiB.
+func (p *process) part(n, of int) float64 {
+	part := slices.Sorted(slices.Values(p.memory[n*len(p.memory)/of : (n+1)*len(p.memory)/of]))
+	if len(part) == 0 {
+		return 0
+	}
+	return float64(part[len(part)/2]) / mib
 }
 
 // judge holds a process to its limit and to staying where it is.
 func (p *process) judge(t *testing.T, name string, most, limit int64) {
 	t.Helper()
-	const mib = 1 << 20
-	t.Logf("%s: %.1f MiB in the second quarter, %.1f MiB in the last, %.1f MiB at most, of %.1f MiB", name,
-		p.quarter(1)/mib, p.quarter(3)/mib, float64(most)/mib, float64(limit)/mib)
+	var line strings.Builder
+	for n := range lines {
+		fmt.Fprintf(&line, " %.1f", p.part(n, lines))
+	}
+	t.Logf("%s: %.1f MiB at most, of %.1f; over time%s", name, float64(most)/mib, float64(limit)/mib, line.String())
 	if *lasts < judged {
 		return
 	}
 	require.LessOrEqual(t, most, limit, "%s", name)
-	require.LessOrEqual(t, p.quarter(3), growth*p.quarter(1), "%s grows", name)
+	require.LessOrEqual(t, p.part(3, 4), growth*p.part(1, 4), "%s grows from the second quarter to the last", name)
 }
 
 // TestMemoryStaysFlat writes small blocks to all machines' disks all the time.

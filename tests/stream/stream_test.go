@@ -187,6 +187,7 @@ func TestFrozenCutsAreApplicationConsistent(t *testing.T) {
 
 func TestFinalCutHoldsTheSourceUntilRelease(t *testing.T) {
 	r := rig.New(t, 64*rig.Block)
+	r.IdleTimeout = 2 * time.Second // and pings, which find the broken line, six times as often
 	freezable(r, "")
 	line := &breakable{}
 	r.Dial = line.dial
