@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"drover/agent/controlapi"
@@ -40,6 +41,7 @@ const (
 	serverLimit = 512 * mib // bytes, with 32 streams
 	agentLimit  = 64 * mib  // beside the tracker's sums
 	growth      = 1.10      // of the last quarter over the second
+	noise       = 6         // MiB that the heap of a small process may be larger by, at any time
 	judged      = time.Minute
 	lines       = 12 // parts of the run that are told
 	mib         = 1 << 20
@@ -195,8 +197,8 @@ func (p *process) judge(t *testing.T, name string, most, limit int64) {
 	if *lasts < judged {
 		return
 	}
-	require.LessOrEqual(t, most, limit, "%s", name)
-	require.LessOrEqual(t, p.part(3, 4), growth*p.part(1, 4), "%s grows from the second quarter to the last", name)
+	assert.LessOrEqual(t, most, limit, "%s", name)
+	assert.LessOrEqual(t, p.part(3, 4), growth*p.part(1, 4)+noise, "%s grows from the second quarter to the last", name)
 }
 
 // TestMemoryStaysFlat writes small blocks to all machines' disks all the time.
