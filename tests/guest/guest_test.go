@@ -22,7 +22,7 @@ import (
 const (
 	mib       = 1 << 20
 	diskSize  = 64 * mib
-	xfsSize   = 300 * mib       // as small as it can be
+	xfsSize   = 64 * mib
 	partition = 1 * mib         // where the second disk's partition begins
 	bootLimit = 5 * time.Minute // a few seconds on a quiet machine
 	qemu      = "qemu-system-x86_64"
@@ -134,7 +134,10 @@ func makeXFS(t *testing.T, disk string) {
 	t.Helper()
 	part := disk + ".part"
 	sparse(t, part, xfsSize)
-	run(t, "mkfs.xfs", "-q", part)
+	cmd := exec.CommandContext(t.Context(), labguest.Tool("mkfs.xfs"), "-q", part)
+	cmd.Env = append(os.Environ(), "TEST_DIR=t", "TEST_DEV=t", "QA_CHECK_FS=t") // how XFS's own tests ask for a small one
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%s", out)
 	sparse(t, disk, partition+xfsSize)
 	run(t, "dd", "if="+part, "of="+disk, "bs=1M", "seek=1", "conv=sparse,notrunc", "status=none")
 	writeTable(t, disk, partition+xfsSize)

@@ -18,6 +18,7 @@ import (
 	"drover/agent/disk"
 	"drover/agent/tracker"
 	"drover/agent/tracker/changes"
+	"drover/agent/tracker/ebpf"
 	"drover/agent/tracker/live"
 	"drover/agent/tracker/trace"
 	"drover/datapath/changeset"
@@ -48,6 +49,7 @@ type source struct {
 }
 
 var sources = []source{
+	{"ebpf", ebpf.Available, func() (changes.Source, error) { return ebpf.Open("") }},
 	{"trace", trace.Available, func() (changes.Source, error) { return trace.Open(trace.Options{}) }},
 }
 

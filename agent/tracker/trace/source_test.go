@@ -203,14 +203,21 @@ func TestFileSystem(t *testing.T) {
 		}
 		if i%25 == 24 {
 			run(t, "fstrim", dir)
-			run(t, "fsfreeze", "--freeze", dir)
-			require.Positive(t, tells(t, s, 0, d, before))
-			run(t, "fsfreeze", "--unfreeze", dir)
+			frozen(t, dir, func() { require.Positive(t, tells(t, s, 0, d, before)) })
 		}
 	}
 	require.NoError(t, unix.Unmount(dir, 0))
 	mounted = false
 	require.Positive(t, tells(t, s, 0, d, before))
+}
+
+// frozen does something while a file system is frozen. It is thawed also when the test
+// fails meanwhile: else its device stays for ever.
+func frozen(t *testing.T, dir string, do func()) {
+	t.Helper()
+	run(t, "fsfreeze", "--freeze", dir)
+	defer run(t, "fsfreeze", "--unfreeze", dir)
+	do()
 }
 
 func run(t *testing.T, name string, args ...string) {
@@ -233,24 +240,24 @@ func TestPendingWrite(t *testing.T) {
 		d := loop.Attach(t, file)
 		s := source(t, Options{})
 		follow(t, s, d)
-		run(t, "fsfreeze", "--freeze", dir)
 		written := make(chan error, 1)
-		go func() { written <- d.Write(5*checksum.BlockSize, random(checksum.BlockSize)) }()
-		require.Eventually(t, func() bool { return drain(t, s, 0).Has(5) }, 10*time.Second, time.Millisecond)
-		for range 3 {
-			b := drain(t, s, 0)
-			require.True(t, b.Has(5), "it is not done")
-			require.EqualValues(t, 1, b.Count())
-		}
-		c, err := s.Counters()
-		require.NoError(t, err)
-		require.EqualValues(t, 1, c["pending"])
-		select {
-		case err := <-written:
-			t.Fatal("the write was not held up: ", err)
-		default:
-		}
-		run(t, "fsfreeze", "--unfreeze", dir)
+		frozen(t, dir, func() {
+			go func() { written <- d.Write(5*checksum.BlockSize, random(checksum.BlockSize)) }()
+			require.Eventually(t, func() bool { return drain(t, s, 0).Has(5) }, 10*time.Second, time.Millisecond)
+			for range 3 {
+				b := drain(t, s, 0)
+				require.True(t, b.Has(5), "it is not done")
+				require.EqualValues(t, 1, b.Count())
+			}
+			c, err := s.Counters()
+			require.NoError(t, err)
+			require.EqualValues(t, 1, c["pending"])
+			select {
+			case err := <-written:
+				t.Fatal("the write was not held up: ", err)
+			default:
+			}
+		})
 		require.NoError(t, <-written)
 		require.True(t, drain(t, s, 0).Has(5), "it was done after the last drain")
 		require.Zero(t, drain(t, s, 0).Count())

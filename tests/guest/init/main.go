@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"sort"
 	"time"
 
@@ -137,24 +136,22 @@ func load(name string) error {
 	return unix.FinitModule(int(f.Fd()), "", 0)
 }
 
-// makeBusy keeps another disk and the processors busy until it is stopped.
+// makeBusy keeps another disk and a processor busy until it is stopped.
 func makeBusy() (stop func()) {
-	end, done := make(chan struct{}), make(chan error, runtime.NumCPU()+1)
-	for range runtime.NumCPU() {
-		go func() {
-			for n := 0; ; n++ {
-				select {
-				case <-end:
-					done <- nil
-					return
-				default:
-				}
-				if n%(1<<12) == 0 {
-					time.Sleep(time.Millisecond)
-				}
+	end, done := make(chan struct{}), make(chan error, 2)
+	go func() {
+		for n := 0; ; n++ {
+			select {
+			case <-end:
+				done <- nil
+				return
+			default:
 			}
-		}()
-	}
+			if n%(1<<12) == 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	}()
 	go func() {
 		w, err := openDevice(busyDisk)
 		for err == nil {

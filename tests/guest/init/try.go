@@ -8,7 +8,7 @@ import (
 )
 
 const (
-	rounds  = 4
+	rounds  = 2
 	writes  = 100 // of a round
 	nothing = "nothing is written"
 )
