@@ -35,7 +35,7 @@ var controlActivities = []string{
 
 // hostActivities lists what every host queue must run.
 var hostActivities = []string{
-	api.ActGrant, api.ActRevoke, api.ActBase, api.ActReplicate, api.ActFinalCut, api.ActRelease, api.ActHostListPoints,
+	api.ActGrant, api.ActRevoke, api.ActBase, api.ActReplicate, api.ActFinalCut, api.ActRelease, api.ActVerify, api.ActHostListPoints,
 }
 
 // RegisterControl gives what registers all workflows and the activities of the

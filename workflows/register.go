@@ -13,6 +13,7 @@ import (
 	"drover/workflows/resync"
 	"drover/workflows/servers"
 	"drover/workflows/vault"
+	"drover/workflows/verify"
 )
 
 // Named is a workflow with its type name.
@@ -39,5 +40,6 @@ func All() []Named {
 		{api.WorkflowListPoints, points.List},
 		{api.WorkflowListServers, servers.List},
 		{api.WorkflowCheckPlan, plan.Check},
+		{api.WorkflowVerify, verify.Workflow},
 	}
 }

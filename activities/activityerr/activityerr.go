@@ -12,6 +12,7 @@ import (
 
 	"drover/datapath/cachestore"
 	"drover/datapath/replica"
+	"drover/datapath/stream"
 	"drover/workflows/api"
 )
 
@@ -50,6 +51,12 @@ func classify(err error) (code, hint string) {
 		return api.CodeFenced, "; the machine has a newer owner, nothing is to be done here"
 	case errors.Is(err, replica.ErrGap), errors.Is(err, replica.ErrCorrupt):
 		return api.CodeReplicaDamaged, "; resync the machine"
+	case errors.Is(err, stream.ErrNotCompared):
+		return api.CodeNotCompared, ""
+	case errors.Is(err, stream.ErrNotComplete):
+		return api.CodeNotInState, ""
+	case errors.Is(err, stream.ErrOtherDepth):
+		return api.CodeBusy, ""
 	case errors.Is(err, replica.ErrNotFound), errors.Is(err, cachestore.ErrNotFound):
 		return api.CodeNotFound, ""
 	case errors.Is(err, replica.ErrHeld):

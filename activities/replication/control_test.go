@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"drover/agent/controlapi"
+	"drover/datapath/attest"
 	"drover/datapath/cachestore"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
@@ -184,6 +185,7 @@ func TestRemoveReplica(t *testing.T) {
 	require.NoError(t, w.RemoveReplica(t.Context(), in))
 	require.True(t, w.store.removed)
 	require.Empty(t, w.cache.names)
+	require.Equal(t, []string{attest.Document(machine)}, w.store.forgotten)
 	require.Equal(t, []ident.MachineID{machine}, w.registry.dropped)
 	require.NoError(t, w.RemoveReplica(t.Context(), in), "a second time")
 }

@@ -82,6 +82,8 @@ type fakeStore struct {
 	points  []replica.Point
 	epoch   ident.Epoch
 	removed bool
+	// forgotten are the documents that were removed.
+	forgotten []string
 	// lose removes the point just before it is held, as retention may.
 	lose ident.Seq
 }
@@ -97,6 +99,10 @@ func (f *fakeStore) Fence(_ context.Context, _ ident.MachineID, e ident.Epoch) e
 		return replica.ErrFenced
 	}
 	f.epoch = e
+	return nil
+}
+func (f *fakeStore) RemoveDocument(_ context.Context, name string) error {
+	f.forgotten = append(f.forgotten, name)
 	return nil
 }
 func (f *fakeStore) Remove(context.Context, ident.MachineID, ident.Epoch) error {
@@ -168,6 +174,7 @@ type fakeStreams struct {
 	looks   int
 	next    func(looks int, st *stream.Status)
 	cutWait bool // Cut waits for its context
+	verify  func(context.Context, ident.Epoch, stream.VerifyOrder) (stream.SignedRecord, error)
 }
 
 func (f *fakeStreams) Grant(_ context.Context, g stream.Grant) error {
@@ -224,6 +231,9 @@ func (f *fakeStreams) Cut(ctx context.Context, _ ident.MachineID, _ ident.Epoch,
 		return replica.Point{}, ctx.Err()
 	}
 	return replica.Point{ID: 9, Final: final}, nil
+}
+func (f *fakeStreams) Verify(ctx context.Context, _ ident.MachineID, e ident.Epoch, o stream.VerifyOrder) (stream.SignedRecord, error) {
+	return f.verify(ctx, e, o)
 }
 func (f *fakeStreams) Release(context.Context, ident.MachineID, ident.Epoch) error { return nil }
 

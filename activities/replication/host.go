@@ -71,6 +71,7 @@ func (h *Host) Activities() map[string]any {
 		api.ActReplicate:      h.Replicate,
 		api.ActFinalCut:       h.FinalCut,
 		api.ActRelease:        h.Release,
+		api.ActVerify:         h.Verify,
 		api.ActHostListPoints: h.ListPoints,
 	}
 }

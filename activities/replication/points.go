@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"drover/activities/activityerr"
+	"drover/datapath/attest"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/workflows/api"
@@ -152,6 +153,9 @@ func (c *Control) RemoveReplica(ctx context.Context, in api.FenceInput) error {
 	err := c.Store.Remove(ctx, in.Machine, in.Epoch)
 	if err != nil && !errors.Is(err, replica.ErrNotFound) {
 		return activityerr.Of(err, "remove the replica of machine %s", in.Machine)
+	}
+	if err := c.Store.RemoveDocument(ctx, attest.Document(in.Machine)); err != nil {
+		return activityerr.Of(err, "remove the record of comparisons of machine %s", in.Machine)
 	}
 	names, err := c.Cache.List(ctx, in.Machine)
 	if err != nil {

@@ -93,7 +93,7 @@ func (w *watch) checkRPO(ctx context.Context, st stream.Status) {
 	if now == w.mark.RPO {
 		return
 	}
-	if err := w.signal(ctx, w.event(st, rpo, now)); err != nil {
+	if err := w.signalEntity(ctx, w.in.Workflow, w.event(st, rpo, now)); err != nil {
 		w.Logger.Warn("the machine's workflow could not be told of its RPO; trying again",
 			slog.String("machine", w.in.Machine.String()), slog.String("error", err.Error()))
 		return
@@ -104,10 +104,6 @@ func (w *watch) checkRPO(ctx context.Context, st stream.Status) {
 }
 
 func (w *watch) event(st stream.Status, rpo time.Duration, now string) api.ReplicationEvent {
-	component := "process server " + w.Name
-	if w.Role == ident.RoleMasterTarget {
-		component = "master target " + w.Name
-	}
 	link := "the agent is connected"
 	if !st.Connected {
 		link = fmt.Sprintf("the agent is not connected, last seen %s", st.LastSeen.UTC().Format(time.RFC3339))
@@ -115,7 +111,7 @@ func (w *watch) event(st stream.Status, rpo time.Duration, now string) api.Repli
 	return api.ReplicationEvent{
 		Cleared: now == rpoWithin,
 		Problem: api.Problem{
-			Code: api.CodeRPO, Component: component, Health: api.Warning, Failover: true, Since: st.ServerTime,
+			Code: api.CodeRPO, Component: w.component(), Health: api.Warning, Failover: true, Since: st.ServerTime,
 			Cause: fmt.Sprintf("the newest stored data is %s old, the policy's threshold is %s",
 				rpo.Round(time.Second), w.in.RPOThreshold),
 			Evidence: fmt.Sprintf("%s; %d change sets (%d bytes) wait to be stored or applied", link, st.BacklogSets, st.BacklogBytes),
@@ -124,11 +120,19 @@ func (w *watch) event(st stream.Status, rpo time.Duration, now string) api.Repli
 	}
 }
 
-// signal tells the entity; one that has ended need not be told.
-func (w *watch) signal(ctx context.Context, e api.ReplicationEvent) error {
+// component names the server in a problem.
+func (h *Host) component() string {
+	if h.Role == ident.RoleMasterTarget {
+		return "master target " + h.Name
+	}
+	return "process server " + h.Name
+}
+
+// signalEntity tells the entity; one that has ended need not be told.
+func (h *Host) signalEntity(ctx context.Context, workflow string, e api.ReplicationEvent) error {
 	ctx, cancel := context.WithTimeout(ctx, signalWait)
 	defer cancel()
-	err := w.Signals.SignalWorkflow(ctx, w.in.Workflow, "", api.SignalReplicationEvent, e)
+	err := h.Signals.SignalWorkflow(ctx, workflow, "", api.SignalReplicationEvent, e)
 	var gone *serviceerror.NotFound
 	if errors.As(err, &gone) {
 		return nil

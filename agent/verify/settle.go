@@ -3,6 +3,8 @@ package verify
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"io"
 	"slices"
 
 	"drover/agent/disk"
@@ -25,6 +27,9 @@ func (r *run) read(ctx context.Context, d Disk, first int64, sums []uint64) erro
 		clear(sums[pos/checksum.BlockSize-first : checksum.Blocks(from)-first]) // a hole is zeros
 		if pos = from; pos == end {
 			break
+		}
+		if to <= pos { // it has shrunk
+			return fmt.Errorf("the disk ends at byte %d of %d: %w", pos, d.Size, io.ErrUnexpectedEOF)
 		}
 		b := r.buf[:min(to-pos, readBytes)]
 		if err := r.limit.WaitN(ctx, len(b)); err != nil {
@@ -51,13 +56,15 @@ func (r *run) settle(ctx context.Context) error {
 		switch {
 		case replica[i] == c.sum, replica[i] == source[i]:
 			continue // the replica has what the source had
-		case source[i] == c.sum:
-			c.strikes++
-		default:
+		case source[i] != c.sum:
 			c.strikes = 0
+		case c.strikes > 0 && replica[i] != c.theirs:
+			c.strikes = 1
+		default:
+			c.strikes++
 		}
 		c.rounds++
-		c.sum = source[i]
+		c.sum, c.theirs = source[i], replica[i]
 		switch {
 		case c.strikes == strikes:
 			differ = append(differ, c)
@@ -86,8 +93,9 @@ func (r *run) condemn(differ []candidate) error {
 	for _, d := range r.done {
 		all += d.Differed / checksum.BlockSize
 	}
-	if all > maxDiffer {
+	if all > r.most {
 		r.tooMuch, r.finished = true, true
+		r.waiting, r.mending = nil, nil
 	}
 	return nil
 }
@@ -119,7 +127,7 @@ func (r *run) remedy(ctx context.Context) error {
 		// Written meanwhile: it was sent for that reason too, and is as good as mended.
 		case replica[i] == c.sum, replica[i] == source[i], source[i] != c.sum:
 			r.done[c.disk].Mended += checksum.BlockSize
-		case c.rounds < strikes:
+		case c.rounds < remedies:
 			again = append(again, c)
 		}
 	}

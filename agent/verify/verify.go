@@ -7,8 +7,9 @@
 //
 // Every block is read once and its checksum compared with the replica's newest
 // recovery point. A block that is not the same there may be on its way. So it is looked
-// at again as of a point that was cut after it was read: when the block is still what it
-// was, and the replica has something else, twice in turn, then it differs. A block that
+// at again as of a point that was cut after it was read. When the block is still what it
+// was, and the replica has something else, and both are the same in several rounds in
+// turn, then it differs: what is under way changes the one or the other. A block that
 // was written meanwhile is tried again; after some rounds it is counted as busy.
 package verify
 
@@ -25,7 +26,7 @@ import (
 // Bounds of a comparison.
 const (
 	// windowBlocks are compared in one go: 512 MiB of a disk, 1 MiB of checksums.
-	windowBlocks = 128 << 10
+	windowBlocks = checksum.MaxCompared
 	// windowLevel is the level that a window is compared by first: 256 blocks a sum.
 	windowLevel = 2
 	// readBytes are read at a time.
@@ -35,9 +36,12 @@ const (
 	// maxGap: blocks that are so near to each other are asked for in one query.
 	maxGap = 64
 	// maxRounds bounds how often a block is looked at again that is written meanwhile.
-	maxRounds = 6
-	// strikes is how often a block that is not written must differ.
-	strikes = 2
+	maxRounds = 8
+	// strikes is in how many rounds in turn a block that is not written must differ. A
+	// block that a guest switches between two contents can look like that in one.
+	strikes = 3
+	// remedies is how often a block that differs is sent again.
+	remedies = 2
 	// maxDiffer bounds the blocks that are sent again (4 GiB); beyond, a resync is better.
 	maxDiffer = 1 << 20
 	// maxFirst is how many places of differences are told per disk.
@@ -85,11 +89,12 @@ type Result struct {
 // Comparison is one comparison. It survives its replica: Run goes on where an earlier
 // Run ended.
 type Comparison struct {
-	ID    uint64
-	sizes []int64
-	done  []Result
-	// tooMuch: it was given up.
-	tooMuch  bool
+	ID       uint64
+	sizes    []int64
+	done     []Result
+	most     int64 // maxDiffer
+	wait     int   // maxCandidates
+	tooMuch  bool  // it was given up
 	disk     int   // what is scanned next
 	block    int64 // of disk
 	waiting  []candidate
@@ -102,13 +107,14 @@ type candidate struct {
 	disk    int
 	block   int64
 	sum     uint64 // of the source, when it was read last
+	theirs  uint64 // of the replica, in the round before
 	strikes int
 	rounds  int
 }
 
 // New makes a comparison of disks of these sizes, with nothing done.
 func New(id uint64, sizes []int64) *Comparison {
-	return &Comparison{ID: id, sizes: sizes, done: make([]Result, len(sizes))}
+	return &Comparison{ID: id, sizes: sizes, most: maxDiffer, wait: maxCandidates, done: make([]Result, len(sizes))}
 }
 
 // Fits reports whether the comparison is the one of the id, over such disks.
@@ -141,9 +147,9 @@ type run struct {
 func (r *run) step(ctx context.Context) error {
 	scanned := r.disk == len(r.disks)
 	switch {
-	case len(r.waiting) >= maxCandidates, scanned && len(r.waiting) > 0:
+	case len(r.waiting) >= r.wait, scanned && len(r.waiting) > 0:
 		return r.settle(ctx)
-	case len(r.mending) > 0 && (scanned || len(r.mending) >= maxCandidates):
+	case len(r.mending) > 0 && (scanned || len(r.mending) >= r.wait):
 		return r.remedy(ctx)
 	case scanned:
 		r.finished = true

@@ -23,6 +23,9 @@ const (
 	MaxLevel = 7
 	// MaxSums bounds how many sums one query may ask for (64 KiB on the wire).
 	MaxSums = 8192
+	// MaxCompared bounds how many blocks the sums of one query of a comparison cover:
+	// 512 MiB of a disk, which may have to be read for the answer.
+	MaxCompared = 128 << 10
 )
 
 // Range is a part of a disk in bytes, aligned to BlockSize (the disk's end

@@ -30,11 +30,14 @@ type agent struct {
 	sums    chan *wire.Sums
 	done    chan struct{} // the session has ended
 
-	mu      sync.Mutex
-	acks    []wire.Ack
-	orders  []wire.Order
-	obeyed  uint32 // the newest order's number
-	refusal *wire.Refuse
+	compared chan *wire.VerifySums
+
+	mu       sync.Mutex
+	verifies uint64 // the newest comparison
+	acks     []wire.Ack
+	orders   []wire.Order
+	obeyed   uint32 // the newest order's number
+	refusal  *wire.Refuse
 }
 
 // tryConnect says hello. One of agent and refusal is given.
@@ -51,7 +54,7 @@ func (r *running) tryConnect(peer ident.Peer, hello *wire.Hello) (*agent, *wire.
 	}
 	w, ok := first.(*wire.Welcome)
 	require.True(r.t, ok, "a welcome, not %T", first)
-	a := &agent{t: r.t, conn: conn, welcome: w, tail: w.Position, sums: make(chan *wire.Sums, 1), done: make(chan struct{})}
+	a := &agent{t: r.t, conn: conn, welcome: w, tail: w.Position, sums: make(chan *wire.Sums, 1), compared: make(chan *wire.VerifySums, 1), done: make(chan struct{})}
 	go a.listen()
 	r.t.Cleanup(a.close)
 	return a, nil
@@ -97,6 +100,10 @@ func (a *agent) listen() {
 			a.refusal = m
 		case *wire.Sums:
 			a.sums <- m
+		case *wire.Verify:
+			a.verifies = m.ID
+		case *wire.VerifySums:
+			a.compared <- m
 		}
 		ended := a.refusal != nil
 		a.mu.Unlock()

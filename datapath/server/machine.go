@@ -25,6 +25,7 @@ import (
 const (
 	codeSessionLost = "DRV-3001"
 	codeDamaged     = "DRV-3002"
+	codeDiffers     = "DRV-3401"
 )
 
 // Why a machine is not opened again.
@@ -283,10 +284,17 @@ func sourceTime(s changeset.Summary) time.Time { return s.Cut.SourceTime.Add(s.C
 
 // markBroken marks the machine for resync, once, and ends its session.
 func (m *machine) markBroken(code, cause string) {
+	if m.noteBroken(code, cause) {
+		m.endSession(&wire.Refuse{Code: wire.CodeResyncRequired, Detail: cause, RetryAfter: retryBroken})
+	}
+}
+
+// noteBroken marks the machine for resync, once; its session is to be ended then.
+func (m *machine) noteBroken(code, cause string) (first bool) {
 	m.mu.Lock()
 	if m.rec.Broken != nil {
 		m.mu.Unlock()
-		return
+		return false
 	}
 	m.rec.Broken = &stream.Broken{Code: code, Cause: cause, Since: time.Now().UTC()}
 	err := m.s.saveGrant(m.rec)
@@ -297,7 +305,7 @@ func (m *machine) markBroken(code, cause string) {
 	if err != nil {
 		m.s.Logger.Error("the mark could not be kept; a restart forgets it", "machine", m.id.String(), "error", err.Error())
 	}
-	m.endSession(&wire.Refuse{Code: wire.CodeResyncRequired, Detail: cause, RetryAfter: retryBroken})
+	return true
 }
 
 // endSession refuses the session there is, if any, and waits for its end.

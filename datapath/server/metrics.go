@@ -3,6 +3,7 @@ package server
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"drover/datapath/stream"
 	"drover/datapath/waterfall"
 )
 
@@ -14,6 +15,8 @@ type metrics struct {
 	sets     *prometheus.CounterVec
 	broken   prometheus.Counter
 	dropped  *prometheus.CounterVec
+	verdicts *prometheus.CounterVec
+	differed prometheus.Counter
 	register prometheus.Registerer // nil: nobody reads them
 }
 
@@ -30,12 +33,16 @@ func newMetrics(r prometheus.Registerer, s *Server) *metrics {
 			Name: "drover_stream_broken_total", Help: "Times a machine was marked for resync."}),
 		dropped: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "drover_stream_dropped_total", Help: "Connections dropped before their hello was accepted, by why."}, []string{"why"}),
+		verdicts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "drover_verify_total", Help: "Comparisons of a source with its replica, by verdict."}, []string{"verdict"}),
+		differed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "drover_verify_differed_bytes_total", Help: "Bytes that comparisons found to differ though nothing was under way."}),
 		register: r,
 	}
 	if r == nil {
 		return m
 	}
-	r.MustRegister(m.sessions, m.refused, m.received, m.sets, m.broken, m.dropped,
+	r.MustRegister(m.sessions, m.refused, m.received, m.sets, m.broken, m.dropped, m.verdicts, m.differed,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "drover_spool_used_bytes", Help: "Bytes in the spool."},
 			func() float64 { used, _ := s.spool.Usage(); return float64(used) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "drover_spool_limit_bytes", Help: "Bytes the spool may take."},
@@ -78,4 +85,10 @@ func (m *metrics) watchGate(g *gate) {
 	}
 	m.register.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "drover_stream_strangers",
 		Help: "Connections whose hello was not accepted yet."}, func() float64 { return float64(g.waiting()) }))
+}
+
+// compared counts a comparison.
+func (m *metrics) compared(r stream.Record) {
+	m.verdicts.WithLabelValues(string(r.Verdict)).Inc()
+	m.differed.Add(float64(r.Differed()))
 }

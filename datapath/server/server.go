@@ -14,7 +14,8 @@
 //	pace.go     how fast it is read
 //	receive.go  a change set, from Begin to End
 //	chunk.go    its chunks: checked beside each other, written in order
-//	verify.go   comparing a machine's source with its replica; verify_replica.go reads it
+//	verify.go   comparing a machine's source with its replica: who asks for it; verify_answer.go
+//	            answers the agent, verify_replica.go reads the replica, verify_record.go signs
 //	metrics.go  counters
 package server
 
@@ -83,6 +84,8 @@ type Config struct {
 	// IdleTimeout ends a session that is silent; HandshakeTimeout a connection that has
 	// not said hello. 0: wire's.
 	IdleTimeout, HandshakeTimeout time.Duration
+	// VerifyPatience ends a comparison that comes no further; 0: half an hour.
+	VerifyPatience time.Duration
 }
 
 // Server is a process server's or master target's data path.
@@ -99,7 +102,8 @@ type Server struct {
 	machines map[ident.MachineID]*machine
 	sessions int
 	stopping bool
-	wg       sync.WaitGroup // sessions
+	records  map[ident.MachineID]stream.Verified // the newest comparisons
+	wg       sync.WaitGroup                      // sessions
 
 	checking chan struct{} // one place per chunk that may be checked at a time
 	scratch  sync.Pool     // *[]byte: memory for a chunk, decoded or encoded
@@ -133,7 +137,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Config: c, spool: sp, machines: map[ident.MachineID]*machine{}, started: time.Now(),
+	s := &Server{Config: c, spool: sp, machines: map[ident.MachineID]*machine{}, records: map[ident.MachineID]stream.Verified{}, started: time.Now(),
 		checking: make(chan struct{}, 2*runtime.GOMAXPROCS(0)), scratch: sync.Pool{New: newScratch},
 		line: throttle.NewLimiter(c.Throttle), slots: pipeline.NewSlots()}
 	if err := s.checkPlaces(context.Background()); err != nil {
@@ -141,6 +145,7 @@ func New(c Config) (*Server, error) {
 	}
 	s.halt, s.stopped = context.WithCancel(context.Background())
 	s.metrics = newMetrics(c.Metrics, s)
+	s.readRecords(context.Background())
 	if err := durable.MkdirAll(s.FS, s.grantDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("open the grants: %w", err)
 	}

@@ -49,7 +49,7 @@ type session struct {
 	commits   chan *commit   // of size 1: ended, being made durable
 	durable   sync.WaitGroup // counts them
 	chunks    *ordered.Queue[*chunk]
-	questions chan wire.Message // of size 1: of the agent's half of a comparison
+	questions chan wire.Message // of size maxQuestions: of the agent's half of a comparison
 	encode    codec.Codec       // what the server encodes with
 	wireBytes int64             // counted so far
 }
@@ -274,7 +274,7 @@ func newNonce() uint64 {
 // run receives until the session ends.
 func (x *session) run() error {
 	var others sync.WaitGroup
-	x.chunks, x.commits, x.questions = x.newChunks(), make(chan *commit, 1), make(chan wire.Message, 1)
+	x.chunks, x.commits, x.questions = x.newChunks(), make(chan *commit, 1), make(chan wire.Message, maxQuestions)
 	asking, stopAsking := context.WithCancel(x.ctx)
 	others.Go(x.send)
 	others.Go(x.makeDurable)

@@ -64,9 +64,14 @@ func (m *machine) status() stream.Status {
 		BaseStarted: f.baseStarted, BaseFinished: f.baseFinished, FreezeLast: f.freeze, ServerTime: time.Now().UTC(),
 	}
 	if c := m.comparison; c != nil {
-		st.Verify = &stream.VerifyProgress{Deep: c.order.Deep, Done: c.read, Total: c.total, Started: c.started.UTC()}
+		st.Verify = &stream.VerifyProgress{Deep: c.order.Deep, Done: c.read, Total: c.total, Started: c.started.UTC(), Waits: m.waits(c)}
 	}
 	m.mu.Unlock()
+	m.s.mu.Lock()
+	if v, ok := m.s.records[m.id]; ok {
+		st.Verified = &v
+	}
+	m.s.mu.Unlock()
 	if w != nil {
 		rs := w.State()
 		fromReplica(&st, rs)

@@ -79,9 +79,20 @@ func (r *replicaAt) disk(ctx context.Context, id ident.DiskID) (replica.DiskRead
 }
 
 // pointLeaves are a disk's checksums as the store's map has them.
-type pointLeaves struct{ replica.DiskReader }
+// Reading ends with the context.
+type pointLeaves struct {
+	replica.DiskReader
+	ctx context.Context
+}
 
 func (p pointLeaves) Len() int64 { return checksum.Blocks(p.Size()) }
+
+func (p pointLeaves) ReadSums(first int64, dst []uint64) error {
+	if err := p.ctx.Err(); err != nil {
+		return err
+	}
+	return p.DiskReader.ReadSums(first, dst)
+}
 
 // storedLeaves are a disk's checksums computed from the stored bytes. Bytes that do not
 // match the map get a sum that no source has there.
@@ -93,6 +104,9 @@ type storedLeaves struct {
 func (s storedLeaves) ReadSums(first int64, dst []uint64) error {
 	buf := make([]byte, min(int64(len(dst))*checksum.BlockSize, deepBytes))
 	for len(dst) > 0 {
+		if err := s.ctx.Err(); err != nil {
+			return err
+		}
 		off := first * checksum.BlockSize
 		b := buf[:min(int64(len(buf)), int64(len(dst))*checksum.BlockSize, s.Size()-off)]
 		n := int(checksum.Blocks(int64(len(b))))

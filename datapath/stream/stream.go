@@ -100,6 +100,8 @@ type Status struct {
 	FreezeLast    time.Duration `json:"freezeLast"`
 	// Verify is how far a comparison of source and replica is, when one is running.
 	Verify *VerifyProgress `json:"verify,omitempty"`
+	// Verified is the newest record that this server has seen of the machine.
+	Verified *Verified `json:"verified,omitempty"`
 }
 
 // Streams is what the control plane asks of a process server; datapath/server

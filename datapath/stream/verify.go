@@ -2,16 +2,32 @@ package stream
 
 import (
 	"encoding/json"
+	"errors"
 	"time"
 
 	"drover/datapath/ident"
+)
+
+// MinVerifyRate is the least rate of a comparison: slower, and nobody could tell it from
+// one that does not get on.
+const MinVerifyRate = 1 << 20
+
+// Why there is no comparison.
+var (
+	// ErrNotCompared: it could not be made, and would not be better if it began again.
+	ErrNotCompared = errors.New("source and replica could not be compared")
+	// ErrNotComplete: there is nothing to compare with yet.
+	ErrNotComplete = errors.New("its replica is not complete; wait until the machine is protected")
+	// ErrOtherDepth: one comparison at a time.
+	ErrOtherDepth = errors.New("another comparison of it is running, which is not of the same depth; wait for its end, or cancel it")
 )
 
 // VerifyOrder says how source and replica are compared.
 type VerifyOrder struct {
 	// Deep reads the stored bytes back; else the store's map of checksums is trusted.
 	Deep bool `json:"deep,omitempty"`
-	// Rate bounds how fast the agent reads its disks, in bytes per second; 0: no bound.
+	// Rate bounds how fast the agent reads its disks, in bytes per second; 0: no bound,
+	// else at least MinVerifyRate. Who joins a comparison that runs has its rate.
 	Rate int64 `json:"rate,omitempty"`
 }
 
@@ -21,6 +37,7 @@ type VerifyProgress struct {
 	Done    int64     `json:"done"`  // bytes of the machine's disks that were read
 	Total   int64     `json:"total"` // 0: the agent has not begun
 	Started time.Time `json:"started"`
+	Waits   string    `json:"waits,omitempty"` // what it waits for now
 }
 
 // Verdict is what a comparison came to.
@@ -85,6 +102,21 @@ type VerifiedDisk struct {
 	Busy     int64 `json:"busy"`
 	// First is where the first differences were, at most a few.
 	First []int64 `json:"first,omitempty"`
+}
+
+// Verified is what a machine's newest record says, in short.
+type Verified struct {
+	Verdict   Verdict   `json:"verdict"`
+	Deep      bool      `json:"deep,omitempty"`
+	Point     ident.Seq `json:"point"`
+	PointTime time.Time `json:"pointTime"`
+	Finished  time.Time `json:"finished"`
+	Differed  int64     `json:"differed,omitempty"`
+}
+
+// Short is the record in short.
+func (r Record) Short() Verified {
+	return Verified{Verdict: r.Verdict, Deep: r.Deep, Point: r.Point, PointTime: r.PointTime, Finished: r.Finished, Differed: r.Differed()}
 }
 
 // Differed is how many bytes of all disks differed.

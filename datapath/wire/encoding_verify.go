@@ -63,7 +63,13 @@ func (m *VerifyQuery) Validate() error {
 	case m.Done < 0 || m.Done > m.Total || m.Total > maxTotal:
 		return fmt.Errorf("comparison is at %d of %d bytes", m.Done, m.Total)
 	}
-	return validSums(m.Disk, m.Level, m.First, m.Count)
+	if err := validSums(m.Disk, m.Level, m.First, m.Count); err != nil {
+		return err
+	}
+	if n := int64(m.Count) * checksum.Span(m.Level); n > checksum.MaxCompared {
+		return fmt.Errorf("checksums of %d blocks, at most %d", n, checksum.MaxCompared)
+	}
+	return nil
 }
 
 var errNoComparison = errors.New("comparison 0")

@@ -241,7 +241,7 @@ type Verify struct {
 
 // VerifyQuery asks for checksums as of a recovery point: the newest one, or with
 // Settle one whose cut begins after the query. Those of level 0 are as of the point of
-// the query before. At most checksum.MaxSums.
+// the query before. At most checksum.MaxSums, of at most checksum.MaxCompared blocks.
 type VerifyQuery struct {
 	ID     uint64
 	Settle bool

@@ -17,6 +17,7 @@ import (
 	"drover/datapath/attest"
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
+	"drover/datapath/server"
 	pipe "drover/datapath/stream"
 	"drover/tests/rig"
 )
@@ -27,6 +28,7 @@ type blind struct {
 	mu     sync.Mutex
 	block  int64 // in bytes
 	hidden bool
+	deaf   bool // it does not forget either
 }
 
 func (b *blind) hide(at int64) {
@@ -49,7 +51,7 @@ func (b *blind) Pass(ctx context.Context, disk int, emit tracker.Emit, p tracker
 
 func (b *blind) Forget(disk int, r checksum.Range) {
 	b.mu.Lock()
-	if r.Offset <= b.block && b.block < r.End() {
+	if !b.deaf && r.Offset <= b.block && b.block < r.End() {
 		b.hidden = false
 	}
 	b.mu.Unlock()
@@ -120,8 +122,8 @@ func TestVerifyWhileTheMachineWrites(t *testing.T) {
 		for i := uint64(1); ctx.Err() == nil; i++ {
 			r.Write(int(i%2), int64(i*37%700), noiseBlock(i))
 			time.Sleep(time.Millisecond)
-			if i%50 == 0 { // else no cut without hooks finds a quiet moment
-				time.Sleep(200 * time.Millisecond)
+			if i%50 == 0 { // without hooks a cut needs a quiet moment, however slow it is
+				quiet(ctx, r)
 			}
 		}
 	})
@@ -148,6 +150,15 @@ func TestVerifyWhileTheMachineWrites(t *testing.T) {
 	require.Equal(t, record, kept)
 }
 
+// quiet waits until a point was made of what is there now.
+func quiet(ctx context.Context, r *rig.Rig) {
+	for last, made := r.Status().LastPoint, 0; made < 2 && ctx.Err() == nil; time.Sleep(time.Millisecond) {
+		if p := r.Status().LastPoint; p != last {
+			last, made = p, made+1
+		}
+	}
+}
+
 // TestVerifyFindsWhatTheTrackerMissed and has it sent again.
 func TestVerifyFindsWhatTheTrackerMissed(t *testing.T) {
 	var b *blind
@@ -168,6 +179,45 @@ func TestVerifyFindsWhatTheTrackerMissed(t *testing.T) {
 	require.Equal(t, r.Digest(), r.DigestAt(r.AfterNow()))
 	require.Equal(t, pipe.VerdictEqual, verify(t, r, pipe.VerifyOrder{Deep: true}).Verdict)
 	require.Nil(t, r.Status().Broken)
+}
+
+// TestVerifyMarksWhatCannotBeMended for resync, and a resync mends it.
+func TestVerifyMarksWhatCannotBeMended(t *testing.T) {
+	var b *blind
+	r := protected(t, func(r *rig.Rig) {
+		r.Track = func(inner tracker.Tracker) tracker.Tracker {
+			b = &blind{Tracker: inner, deaf: true}
+			return b
+		}
+	}, 500)
+	b.hide(44)
+	r.Write(0, 44, noiseBlock(4711))
+	record := verify(t, r, pipe.VerifyOrder{})
+	require.Equal(t, pipe.VerdictDifferent, record.Verdict)
+	require.EqualValues(t, rig.Block, record.Disks[0].Differed)
+	require.Zero(t, record.Disks[0].Mended)
+	st := r.Await("marked", func(st pipe.Status) bool { return st.Broken != nil })
+	require.Equal(t, "DRV-3401", st.Broken.Code)
+}
+
+// TestVerifyWithoutAQuietMoment: a machine without quiesce programs that never stops
+// writing has no points to compare with. That is told, and does not go on for ever.
+func TestVerifyWithoutAQuietMoment(t *testing.T) {
+	r := protected(t, func(r *rig.Rig) {
+		r.Configure = func(c *server.Config) { c.VerifyPatience = 500 * time.Millisecond }
+	}, 3000)
+	ctx, stop := context.WithCancel(t.Context())
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	defer stop()
+	writing.Go(func() {
+		for i := uint64(1); ctx.Err() == nil; i++ {
+			r.Write(0, int64(i%7), noiseBlock(i))
+		}
+	})
+	_, err := r.Server.Verify(t.Context(), r.Machine, 1, pipe.VerifyOrder{})
+	require.ErrorContains(t, err, "it waits for a recovery point; if the machine never stops writing, configure quiesce programs")
+	require.Nil(t, r.Status().Verify)
 }
 
 // TestDeepVerifyFindsRot: a bit that has turned in the replica's image is found by

@@ -35,6 +35,7 @@ const (
 	ActReplicate      = "replication.Replicate"      // host: ReplicateInput -> ReplicateResult; heartbeats stream.Status
 	ActFinalCut       = "replication.FinalCut"       // host: FenceInput -> replica.Point
 	ActRelease        = "replication.Release"        // host: FenceInput
+	ActVerify         = "replication.Verify"         // host: VerifyInput -> stream.SignedRecord; heartbeats stream.Status
 	ActHostListPoints = "replication.HostListPoints" // host: machine id -> []replica.Point (of that server's store)
 
 	ActInventory     = "vsphere.Inventory"     // VCenter -> InventoryResult
@@ -62,7 +63,7 @@ const (
 // or master target.
 func RunsOnHost(activity string) bool {
 	switch activity {
-	case ActGrant, ActRevoke, ActBase, ActReplicate, ActFinalCut, ActRelease, ActHostListPoints:
+	case ActGrant, ActRevoke, ActBase, ActReplicate, ActFinalCut, ActRelease, ActVerify, ActHostListPoints:
 		return true
 	}
 	return false
@@ -182,6 +183,18 @@ type ReplicationEvent struct {
 
 // SignalInventory tells the entity what discovery saw of its VM.
 const SignalInventory = "inventory"
+
+// VerifyInput compares a machine's source with its replica; the query status gives it.
+type VerifyInput struct {
+	Machine ident.MachineID `json:"machine"`
+	Name    string          `json:"name"`
+	Epoch   ident.Epoch     `json:"epoch"`
+	Server  string          `json:"server"`
+	Deep    bool            `json:"deep,omitempty"`
+	// Rate bounds how fast the source is read, in bytes per second; 0: no bound.
+	Rate int64  `json:"rate,omitempty"`
+	By   string `json:"by,omitempty"` // principal
+}
 
 // InventoryResult is a full pass over a vCenter.
 type InventoryResult struct {

@@ -33,6 +33,7 @@ const (
 	WorkflowListServers        = "ListServers" // nothing -> []ServerStatus
 	WorkflowCheckPlan          = "CheckPlan"   // Plan -> []FieldError: what would be refused
 	WorkflowResyncWindow       = "ResyncWindow"
+	WorkflowVerify             = "Verify" // VerifyInput -> stream.SignedRecord: source and replica compared
 )
 
 // Task queues. A process server or master target also has its own: HostQueue.
@@ -46,6 +47,10 @@ const VaultID = "vault"
 
 // MachineWorkflowID is the workflow id of a machine's entity.
 func MachineWorkflowID(id ident.MachineID) string { return "machine-" + id.String() }
+
+// VerifyWorkflowID is the workflow id of the comparison of a machine's source with its
+// replica: one at a time, and who asks again joins it.
+func VerifyWorkflowID(id ident.MachineID) string { return "verify-" + id.String() }
 
 // DiscoveryWorkflowID is the workflow id of a vCenter's discovery.
 func DiscoveryWorkflowID(vcenter string) string { return "discovery-" + vcenter }
@@ -118,6 +123,9 @@ const (
 	CodeRPO              = "DRV-3101" // RPO over the threshold
 	CodeResyncFailed     = "DRV-3201"
 	CodeFenced           = "DRV-3301"
+	CodeDiffers          = "DRV-3401" // source and replica differ, and what differs could not be mended
+	CodeMended           = "DRV-3402" // source and replica differed; what differed was sent again
+	CodeNotCompared      = "DRV-3403" // source and replica could not be compared
 	CodeNoPoint          = "DRV-4001" // no recovery point fits the choice
 	CodeNotIsolated      = "DRV-4002" // the test network has a way out
 	CodeSourceRunning    = "DRV-4003" // the source could not be shut down

@@ -9,7 +9,7 @@ package api
 var permanent = []string{
 	CodeNotInState, CodeBusy, CodeInvalid, CodeNotFound,
 	CodeSessionLost, CodeReplicaDamaged, CodeDiskChanged, CodeForcedShutdown,
-	CodeResyncFailed, CodeFenced,
+	CodeResyncFailed, CodeFenced, CodeDiffers, CodeMended, CodeNotCompared,
 	CodeNoPoint, CodeNotIsolated, CodeSourceRunning, CodeApprovalTimedOut,
 }
 
@@ -39,7 +39,7 @@ func Retryable(code string) bool {
 // replica that only a resync mends.
 func MarksForResync(code string) bool {
 	switch code {
-	case CodeSessionLost, CodeReplicaDamaged, CodeDiskChanged, CodeForcedShutdown:
+	case CodeSessionLost, CodeReplicaDamaged, CodeDiskChanged, CodeForcedShutdown, CodeDiffers:
 		return true
 	}
 	return false

@@ -31,7 +31,8 @@ const (
 	hostAttempts   = 5
 	cutAttempts    = 4
 	beat           = 20 * time.Second // heartbeat timeout on hosts, which beat every 2 s
-	streamAttempts = 3                // then the machine moves to another server
+	verifyLongest  = 30 * 24 * time.Hour
+	streamAttempts = 3 // then the machine moves to another server
 	streamLongest  = 365 * 24 * time.Hour
 	baseLongest    = 30 * 24 * time.Hour
 	baseAttempts   = 20

@@ -7,6 +7,7 @@ import (
 
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/stream"
 	"drover/workflows/api"
 )
 
@@ -110,6 +111,15 @@ func FinalCut(ctx workflow.Context, server string, in api.FenceInput) (replica.P
 	o := hostLong(server)
 	o.RetryPolicy = retry(backOffMost, cutAttempts)
 	return run[replica.Point](ctx, api.ActFinalCut, o, in)
+}
+
+// Verify compares a machine's source with its replica. A second try joins what the
+// first one began; after a restart of the server it begins again. Cancelling it ends
+// the comparison.
+func Verify(ctx workflow.Context, in api.VerifyInput) (stream.SignedRecord, error) {
+	o := hostLong(in.Server)
+	o.StartToCloseTimeout = verifyLongest
+	return run[stream.SignedRecord](ctx, api.ActVerify, o, in)
 }
 
 // Release thaws a source that a final cut left frozen.
