@@ -56,6 +56,8 @@ func TestUsageIsRefusedBeforeAnythingIsStarted(t *testing.T) {
 		{"protect", "db-1"}, {"plan", "run", "shop"}, {"plan", "run", "shop", "--test", "--planned"}, {"plan", "apply"}, {"plan", "apply", "-f", bad},
 		{"vcenter", "add", "vc-1", "--url", "http://x", "--credentials", "a"}, {"vcenter", "add", "vc-1", "--url", "https://u:hunter2@x/sdk", "--credentials", "a"},
 		{"vcenter", "add", "vc-1", "--url", "https://x/sdk", "--credentials", "../a"},
+		{"verify"}, {"verify", "a", "b"}, {"verify", "db-1", "--rate", "fast"}, {"verify", "db-1", "--rate", "50"}, {"verify", "db-1", "--rate", "100KiB/s"}, {"verify", "db-1", "--rate", "-1MiB/s"},
+		{"verify", "db-1", "--record", "/nowhere/at/all.json"},
 	} {
 		code, out, errOut := run(t, args...)
 		require.Equal(t, exitUsage, code, "%v: %s%s", args, out, errOut)
@@ -81,6 +83,7 @@ func TestExitCodes(t *testing.T) {
 		exitNoTemporal: {serviceerror.NewUnavailable("x"), &noTemporalError{"a", errors.New("x")}},
 		exitUsage:      {app(api.CodeInvalid), &usageError{errors.New("x")}},
 		exitWaits:      {&waitsError{"run", "step"}},
+		exitDiffers:    {&differsError{"db-1"}},
 	} {
 		for _, err := range errs {
 			require.Equal(t, want, exitCode(err), "%v", err)

@@ -22,6 +22,7 @@ const (
 	exitNotFound   = 4
 	exitNoTemporal = 5
 	exitWaits      = 6
+	exitDiffers    = 7
 )
 
 const exitCodesText = `0  done
@@ -30,7 +31,8 @@ const exitCodesText = `0  done
 3  refused: not possible in the machine's present state, or another action is running
 4  what was named does not exist
 5  Temporal does not answer
-6  the plan run waits for a person`
+6  the plan run waits for a person
+7  source and replica differ, and what differs could not be mended`
 
 func exitCodesTopic() *cobra.Command {
 	return &cobra.Command{Use: "exit-codes", Short: "The exit codes and what they mean", Long: exitCodesText}
@@ -56,6 +58,13 @@ func (e *waitsError) Error() string {
 	return fmt.Sprintf("the plan run waits for a person at step %s; go on with: drover plan approve %s", e.step, e.run)
 }
 
+// differsError says that a comparison found what could not be mended.
+type differsError struct{ name string }
+
+func (e *differsError) Error() string {
+	return fmt.Sprintf("the replica of %[1]s is not what the source is, and could not be mended: it is marked for resync; go on with: drover resync %[1]s", e.name)
+}
+
 // notFoundError names what is not there.
 type notFoundError struct{ error }
 
@@ -67,12 +76,15 @@ func exitCode(err error) int {
 	var lost *noTemporalError
 	var waits *waitsError
 	var missing *notFoundError
+	var differs *differsError
 	var absent *serviceerror.NotFound
 	switch {
 	case errors.As(err, &usage), errors.As(err, &file):
 		return exitUsage
 	case errors.As(err, &waits):
 		return exitWaits
+	case errors.As(err, &differs):
+		return exitDiffers
 	case errors.As(err, &lost), unavailable(err):
 		return exitNoTemporal
 	case errors.As(err, &missing), errors.As(err, &absent):

@@ -132,7 +132,7 @@ func (a *app) heartbeat(ctx context.Context, workflow string) (*stream.Status, e
 	}
 	for _, p := range d.GetPendingActivities() {
 		name := p.GetActivityType().GetName()
-		if name != api.ActReplicate && name != api.ActBase {
+		if name != api.ActReplicate && name != api.ActBase && name != api.ActVerify {
 			continue
 		}
 		var s stream.Status
@@ -181,6 +181,7 @@ func progress(s *stream.Status) []string {
 
 func printDetails(w io.Writer, l machineLine) {
 	m := l.Machine
+	defer printComparisons(w, l.Stream)
 	_, _ = fmt.Fprintf(w, "machine %s, policy %s, epoch %d, in this state since %s\n", m.Machine, m.Policy, m.Assignment.Epoch, m.Since.Local().Format(time.DateTime))
 	_, _ = fmt.Fprintf(w, "possible now: %s\n", strings.Join(m.Possible, ", "))
 	for _, d := range m.Protected {

@@ -92,6 +92,7 @@ func (d *demo) play(ctx context.Context) error {
 		{"Discover the machines in vCenter and enrol their agents", d.discover},
 		{"Protect the machines: initial replication", d.protect},
 		{"Delta replication under load: recovery points appear", d.delta},
+		{"Compare a machine with its replica, by the stored bytes, while its application writes", d.verify},
 		{"Cut a machine's network until it is marked, then resynchronise by checksums", d.resync},
 		{"Test failover of the recovery plan in an isolated network, and clean-up", d.drill},
 		{"Failover of the recovery plan, with scripts and a manual pause", d.failover},

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"drover/activities/target/local"
 	"drover/datapath/ident"
 	"drover/datapath/recover"
+	"drover/datapath/stream"
 	"drover/tests/lab"
 	"drover/tests/lab/guest"
 	"drover/workflows/api"
@@ -64,6 +66,7 @@ func TestVerbs(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, machines)
 
+	w.compares("app-1")
 	t.Log("Temporal is away: replication goes on")
 	before, err := w.ReplicaState(w.ctx, "seed", w.vms["db-1"].Machine)
 	require.NoError(t, err)
@@ -88,7 +91,42 @@ func TestVerbs(t *testing.T) {
 		_, err := os.Stat(w.Path("seed", "documents", "plan-shop"))
 		return err == nil
 	}, stateLimit, 100*time.Millisecond, "the process server brings the plan to the store, also after Temporal was away")
+	record := w.Path("record.json")
+	w.drover("verify", "db-1", "--deep", "--record", record)
+	r1, err := lab.ReadRecord(record)
+	require.NoError(t, err)
+	require.Contains(t, []stream.Verdict{stream.VerdictEqual, stream.VerdictUnsettled}, r1.Verdict, "while it is written")
 	w.recoverAlone("db-1")
+}
+
+// compares begins a comparison that is shown, joined, refused in another depth, and
+// cancelled.
+func (w *world) compares(name string) {
+	w.t.Helper()
+	w.t.Log("a comparison that is cancelled")
+	ended := make(chan error, 1)
+	go func() {
+		_, err := w.Drover(w.ctx, "verify", name, "--rate", "1MiB/s")
+		ended <- err
+	}()
+	require.Eventually(w.t, func() bool {
+		status, err := w.Status(w.ctx)
+		return err == nil && status[name].Stream != nil && status[name].Stream.Verify != nil
+	}, stateLimit, 100*time.Millisecond)
+	require.Contains(w.t, w.drover("status", name), "is compared with its replica since")
+	require.Contains(w.t, w.refused(3, "verify", name, "--deep"), api.CodeBusy)
+	w.drover("verify", name, "--cancel")
+	var failed *lab.CLIError
+	require.ErrorAs(w.t, <-ended, &failed)
+	require.Equal(w.t, 1, failed.Exit)
+	require.Contains(w.t, failed.Stderr, "was cancelled")
+	require.Eventually(w.t, func() bool {
+		status, err := w.Status(w.ctx)
+		return err == nil && status[name].Stream != nil && status[name].Stream.Verify == nil
+	}, stateLimit, 100*time.Millisecond)
+	require.Equal(w.t, "no comparison of "+name+" is running", strings.TrimSpace(strings.TrimPrefix(w.refused(4, "verify", name, "--cancel"), "drover: ")))
+	w.drover("verify", name)
+	require.Regexp(w.t, `compared with its replica at .*: (equal|unsettled), as of recovery point`, w.drover("status", name))
 }
 
 // recoverAlone gets a machine out of the store when everything else is gone.
@@ -98,6 +136,10 @@ func (w *world) recoverAlone(name string) {
 	for _, p := range []*lab.Process{w.ConfigServer, w.ProcessServer, w.Temporal, w.VSim} {
 		p.Kill()
 	}
+	checked, err := w.RecoverVerify(w.ctx, "seed", name, "")
+	require.NoError(w.t, err)
+	require.Contains(w.t, checked, "is what was attested")
+	require.Contains(w.t, checked, "signed by process-server/")
 	state, err := w.ReplicaState(w.ctx, "seed", w.vms[name].Machine)
 	require.NoError(w.t, err)
 	point := state.Points[len(state.Points)-1]

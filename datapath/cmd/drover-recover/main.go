@@ -82,7 +82,7 @@ func command() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.store, "store", "", "directory of the store")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for programs")
 	_ = root.MarkPersistentFlagRequired("store") // the flag is there
-	root.AddCommand(a.machines(), a.points(), a.plans(), a.plan(), a.write())
+	root.AddCommand(a.machines(), a.points(), a.plans(), a.plan(), a.write(), a.verify())
 	return root
 }
 
