@@ -204,7 +204,13 @@ func (a *app) cancelVerify(ctx context.Context, name string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
 	defer cancel()
-	err = a.client.CancelWorkflow(ctx, api.VerifyWorkflowID(m.Machine), "")
+	id := api.VerifyWorkflowID(m.Machine)
+	d, err := a.client.DescribeWorkflowExecution(ctx, id, "")
+	if err == nil && d.GetWorkflowExecutionInfo().GetStatus() == enums.WORKFLOW_EXECUTION_STATUS_RUNNING {
+		err = a.client.CancelWorkflow(ctx, id, d.GetWorkflowExecutionInfo().GetExecution().GetRunId())
+	} else if err == nil { // an old one: cancelling it would be taken without a word
+		err = serviceerror.NewNotFound("it is over")
+	}
 	var absent *serviceerror.NotFound
 	if errors.As(err, &absent) {
 		return &notFoundError{fmt.Errorf("no comparison of %s is running", m.Name)}

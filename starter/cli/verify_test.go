@@ -5,12 +5,17 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/common/v1"
+	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/api/workflow/v1"
+	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/mocks"
 
@@ -100,11 +105,21 @@ func TestVerifyRefusals(t *testing.T) {
 
 func TestVerifyCancel(t *testing.T) {
 	a, c, out := verifying(t, api.StateProtected, api.VerifyInput{}, stream.VerdictEqual)
-	c.On("CancelWorkflow", mock.Anything, "verify-"+verified.String(), "").Return(nil).Once()
-	require.NoError(t, a.cancelVerify(t.Context(), "db-1"))
-	require.Contains(t, out.String(), "the comparison of db-1 ends")
-	c.On("CancelWorkflow", mock.Anything, "verify-"+verified.String(), "").Return(serviceerror.NewNotFound("x"))
-	require.Equal(t, exitNotFound, exitCode(a.cancelVerify(t.Context(), "db-1")))
+	require.Equal(t, exitNotFound, exitCode(a.cancelVerify(t.Context(), "db-1")), "there was never one")
+	for status, code := range map[enums.WorkflowExecutionStatus]int{enums.WORKFLOW_EXECUTION_STATUS_RUNNING: exitOK, enums.WORKFLOW_EXECUTION_STATUS_COMPLETED: exitNotFound} {
+		c.ExpectedCalls = slices.DeleteFunc(c.ExpectedCalls, func(call *mock.Call) bool { return call.Method == "DescribeWorkflowExecution" })
+		c.On("DescribeWorkflowExecution", mock.Anything, "verify-"+verified.String(), "").Return(&workflowservice.DescribeWorkflowExecutionResponse{
+			WorkflowExecutionInfo: &workflow.WorkflowExecutionInfo{Status: status, Execution: &common.WorkflowExecution{RunId: "r"}}}, nil)
+		c.On("CancelWorkflow", mock.Anything, "verify-"+verified.String(), "r").Return(nil)
+		err := a.cancelVerify(t.Context(), "db-1")
+		if code != exitOK {
+			require.Equal(t, code, exitCode(err))
+			continue
+		}
+		require.NoError(t, err)
+		require.Contains(t, out.String(), "the comparison of db-1 ends")
+	}
+	c.AssertNumberOfCalls(t, "CancelWorkflow", 1)
 }
 
 func TestStatusShowsComparisons(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -126,7 +127,8 @@ func (w *world) compares(name string) {
 	}, stateLimit, 100*time.Millisecond)
 	require.Equal(w.t, "no comparison of "+name+" is running", strings.TrimSpace(strings.TrimPrefix(w.refused(4, "verify", name, "--cancel"), "drover: ")))
 	w.drover("verify", name)
-	require.Regexp(w.t, `compared with its replica at .*: (equal|unsettled), as of recovery point`, w.drover("status", name))
+	done := regexp.MustCompile(`compared with its replica at .*: (equal|unsettled), as of recovery point`)
+	require.Eventually(w.t, func() bool { return done.MatchString(w.drover("status", name)) }, stateLimit, 100*time.Millisecond, "with the next heartbeat")
 }
 
 // recoverAlone gets a machine out of the store when everything else is gone.

@@ -288,6 +288,7 @@ func TestVerifyIsGivenUp(t *testing.T) {
 // a disk that cannot be read.
 func TestVerifyWhatCannotBe(t *testing.T) {
 	r := rig.New(t, 100*rig.Block)
+	r.Configure = func(c *server.Config) { c.VerifyPatience = 2 * time.Second }
 	r.StartServer()
 	r.Grant(1, 20*time.Millisecond)
 	_, err := r.Server.Verify(t.Context(), r.Machine, 1, pipe.VerifyOrder{})
@@ -297,10 +298,11 @@ func TestVerifyWhatCannotBe(t *testing.T) {
 	r.Await("complete", complete)
 
 	path := r.Path(r.Disks[0].BackingUUID)
-	require.NoError(t, os.Rename(path, path+".away")) // the session has it open
+	require.NoError(t, os.Rename(path, path+".away")) // the session has it open, until it notices
 	_, err = r.Server.Verify(t.Context(), r.Machine, 1, pipe.VerifyOrder{})
-	require.ErrorContains(t, err, "the agent could not compare: open disk")
+	require.Regexp(t, "the agent could not compare: open disk|it waits for the agent, which is not connected", err)
 	require.NoError(t, os.Rename(path+".away", path))
+	r.Await("connected", func(st pipe.Status) bool { return st.Connected })
 
 	done := make(chan error, 1)
 	r.StopAgent()
