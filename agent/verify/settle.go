@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"drover/agent/disk"
+	"drover/agent/pace"
 	"drover/datapath/checksum"
 )
 
@@ -33,6 +34,9 @@ func (r *run) read(ctx context.Context, d Disk, first int64, sums []uint64) erro
 		}
 		b := r.buf[:min(to-pos, readBytes)]
 		if err := r.limit.WaitN(ctx, len(b)); err != nil {
+			return err
+		}
+		if err := pace.Wait(ctx, int64(len(b))); err != nil {
 			return err
 		}
 		if _, err := d.Open.ReadAt(b, pos); err != nil {

@@ -43,7 +43,7 @@ type DiskCheck struct {
 }
 
 // OK reports whether the disk is what was attested.
-func (d DiskCheck) OK() bool { return d.Damage == 0 && d.Digest == d.Want }
+func (c DiskCheck) OK() bool { return c.Damage == 0 && c.Digest == c.Want }
 
 // Record reads the newest record of a machine from the store.
 func Record(ctx context.Context, s replica.Store, machine ident.MachineID) (stream.SignedRecord, error) {
