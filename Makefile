@@ -52,11 +52,11 @@ demo: setup build ## the whole life of a three-machine application on real disks
 	$(BIN)/drover-demo --dir build/demo --bin $(BIN) $(if $(KEEP),--keep)
 
 .PHONY: test
-test: setup-test build lint unit model kill-matrix fuzz e2e ## every test
+test: setup-test build lint unit model kill-matrix pg-points fuzz e2e ## every test
 
 .PHONY: unit
 unit: packages ## tests beside the code, with the race detector
-	CGO_ENABLED=1 go test -race -timeout 10m $$(go list ./... | grep -v -e /tests/e2e -e /tests/demo)
+	CGO_ENABLED=1 go test -race -timeout 10m $$(go list ./... | grep -v -e /tests/e2e -e /tests/demo -e /tests/pg)
 	cd standalone && go test -timeout 10m ./...
 
 SEEDS ?= 200
@@ -106,6 +106,16 @@ LENGTH ?= 60s
 .PHONY: tracking
 tracking: setup-test ## prove for LENGTH (60s) under load that tracking misses nothing, and measure what it costs
 	go test -count=1 -timeout 3h -v ./tests/tracking -length $(LENGTH) -overhead 5
+
+POINTS ?= 20
+
+.PHONY: pg-points
+pg-points: setup-test ## recover PostgreSQL from POINTS (20) recovery points of a disk under pgbench; nothing acknowledged is missing
+	go test -count=1 -timeout 30m -v -run TestEveryAcknowledgedTransactionIsThere ./tests/pg -points $(POINTS)
+
+.PHONY: freeze
+freeze: setup-test ## measure for LENGTH (60s) each for how long file systems are frozen, under pgbench and fio on ext4 and xfs
+	go test -count=1 -timeout 1h -v -run TestFreezeTimes ./tests/pg -length $(LENGTH)
 
 RUNS ?= 5
 

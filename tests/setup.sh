@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the demo and the tests need beside Go, git and make: e2fsprogs, and a C
 # compiler for the race detector. With the word "test" it also gets what only tests need:
-# QEMU, xfsprogs, fio, systemd and rpm, and the kernel of the guest that QEMU boots, which is unpacked to
+# QEMU, xfsprogs, btrfs-progs, fio, PostgreSQL, systemd and rpm, and the kernel of the guest that QEMU boots, which is unpacked to
 # build/guest and not installed. As root on Debian or Ubuntu it installs them; elsewhere it
 # says what to install, and tests whose tools are missing are skipped.
 set -eu
@@ -49,7 +49,9 @@ fi
 [ "${1:-}" = test ] && can_install || exit 0
 command -v qemu-system-x86_64 >/dev/null || get qemu-system-x86
 command -v mkfs.xfs >/dev/null || get xfsprogs
+command -v mkfs.btrfs >/dev/null || get btrfs-progs
 command -v fio >/dev/null || get fio
+ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || get postgresql
 [ -x /lib/systemd/systemd ] || get systemd
 command -v rpm >/dev/null || get rpm
 [ -d "$guest" ] || get_kernel

@@ -67,6 +67,8 @@ type Rig struct {
 	// Compression and Throttle of the grants that follow.
 	Compression codec.Choice
 	Throttle    []throttle.Rule
+	// Metrics of the agent; nil: none.
+	Metrics *session.Metrics
 	// App is the cadence of application-consistent points in the grants that follow.
 	App time.Duration
 	// Retention of the grants that follow; with Keep 0 the default.
@@ -288,7 +290,7 @@ func (r *Rig) agent(target *atomic.Pointer[session.Target]) (*session.Source, fu
 	}
 	source := session.NewSource(session.Options{
 		Machine: r.Machine, Instance: Instance, Version: "test", Tracker: track, Hooks: r.Hooks,
-		Find: r.find, Logger: r.Log().With("side", "agent"),
+		Find: r.find, Metrics: r.Metrics, Logger: r.Log().With("side", "agent"),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
