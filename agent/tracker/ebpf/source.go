@@ -21,8 +21,9 @@ const (
 	// maxDevices bounds how many disks are followed at once.
 	maxDevices = 64
 	// maxShare bounds the kernel's memory for all disks, as a part of the machine's
-	// memory: 130 MiB for a TiB of disk.
-	maxShare = 4
+	// memory: 130 MiB for a TiB of disk. It counts as the agent's (MemoryHigh of its
+	// unit), as does what the tracker keeps with the disks: half as much.
+	maxShare = 10
 	// maxMemory bounds what somebody keeps with a disk by Memory.
 	maxMemory = 1 << 34
 )
@@ -126,11 +127,16 @@ func checkAll(devices []changes.Device) ([]identity, error) {
 	if err := unix.Sysinfo(&info); err != nil {
 		return nil, fmt.Errorf("ask for the size of the memory: %w", err)
 	}
-	if have := int64(info.Totalram) * int64(info.Unit) / maxShare; need > have { //nolint:gosec // of a machine
-		return nil, fmt.Errorf("follow %d disks: it takes %d MiB of the kernel's memory, and no more than %d MiB (a quarter of the machine's) may be used; give the machine more memory, or protect fewer disks",
-			len(devices), need>>20, have>>20)
+	return ids, enough(len(devices), need, int64(info.Totalram)*int64(info.Unit)) //nolint:gosec // of a machine
+}
+
+// enough reports whether the machine's memory is.
+func enough(devices int, need, all int64) error {
+	if have := all / maxShare; need > have {
+		return fmt.Errorf("follow %d disks: it takes %d MiB of the kernel's memory, and no more than %d MiB (a tenth of the machine's) may be used; give the machine more memory, or protect fewer disks",
+			devices, need>>20, have>>20)
 	}
-	return ids, nil
+	return nil
 }
 
 // take gives a disk that an earlier process followed, or begins to follow it.

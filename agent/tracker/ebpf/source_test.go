@@ -187,3 +187,11 @@ func TestRefused(t *testing.T) {
 	require.NoError(t, d.Write(0, ones(512)))
 	require.True(t, drained(t, s, 0).Has(0), "what was followed goes on")
 }
+
+// TestMemoryIsBounded holds what a TiB takes, and that it is refused where that is much.
+func TestMemoryIsBounded(t *testing.T) {
+	need := elements(1<<40) * wordBytes
+	require.InDelta(t, 130, need/mega, 1)
+	require.NoError(t, enough(1, need, 2000*mega))
+	require.ErrorContains(t, enough(1, need, 1000*mega), "takes 130 MiB of the kernel's memory, and no more than 100 MiB")
+}
