@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"drover/agent/tracker/ebpf"
 	"drover/agent/tracker/live"
 	"drover/agent/tracker/trace"
+	"drover/datapath/checksum"
 	"drover/datapath/replica"
 	pipe "drover/datapath/stream"
 	"drover/tests/lab/guest"
@@ -250,4 +252,66 @@ func TestAMissIsSeen(t *testing.T) {
 	require.NoError(t, err)
 	require.NotEmpty(t, w.differ(p))
 	require.NoError(t, w.Server.Release(t.Context(), w.Machine, 1))
+}
+
+// learning counts how often all of a disk is compared with the replica.
+type learning struct {
+	tracker.Tracker
+	n *atomic.Int32
+}
+
+func (l learning) Learn(ctx context.Context, disk int, compare func(checksum.Window) error, p tracker.Progress) error {
+	l.n.Add(1)
+	return l.Tracker.Learn(ctx, disk, compare, p)
+}
+
+func (l learning) Close() error { return l.Tracker.(io.Closer).Close() } //nolint:forcetypeassert // it is a live one
+
+// TestNextAgentGoesOn: what was written while no agent ran is sent by the next one, and
+// nothing is compared. One whose pins are gone compares.
+func TestNextAgentGoesOn(t *testing.T) {
+	loop.Need(t)
+	pins := t.TempDir()
+	require.NoError(t, syscall.Mount("bpffs", pins, "bpf", 0, ""))
+	t.Cleanup(func() { require.NoError(t, syscall.Unmount(pins, syscall.MNT_DETACH)) })
+	where := filepath.Join(pins, "drover")
+	t.Cleanup(func() { require.NoError(t, ebpf.Unpin(where)) })
+	w := &world{Rig: rig.New(t, size), t: t, disk: loop.New(t, size)}
+	var compared atomic.Int32
+	w.Device = w.disk.Path
+	w.Track = func(tracker.Tracker) tracker.Tracker {
+		source, err := ebpf.Open(where)
+		if err != nil {
+			loop.Missing(t, err.Error())
+		}
+		require.Empty(t, source.Unpinned())
+		return learning{live.New(source), &compared}
+	}
+	w.StartServer()
+	w.Grant(1, 100*time.Millisecond)
+	write := func(block int64, b byte) {
+		t.Helper()
+		require.NoError(t, w.disk.Write(block*rig.Block, bytes.Repeat([]byte{b}, rig.Block)))
+	}
+	write(7, 1)
+	w.StartAgent(1)
+	t.Cleanup(w.StopAgent)
+	w.Await("complete", func(st pipe.Status) bool { return st.Complete && st.Points > 0 })
+	for round := range byte(3) {
+		write(8+int64(round), 2)
+		w.AfterNow()
+		before := w.Status().DataBytes
+		w.StopAgent()
+		write(100+int64(round), 3)
+		w.StartAgent(1)
+		require.Empty(t, w.differ(w.AfterNow()))
+		require.Zero(t, compared.Load(), "round %d", round)
+		require.LessOrEqual(t, w.Status().DataBytes-before, int64(4*rig.Block), "what changed, and what was on its way")
+	}
+	w.StopAgent()
+	require.NoError(t, ebpf.Unpin(where))
+	write(200, 4)
+	w.StartAgent(1)
+	require.Empty(t, w.differ(w.AfterNow()))
+	require.Equal(t, int32(1), compared.Load())
 }
