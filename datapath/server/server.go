@@ -62,6 +62,11 @@ const (
 	retryBroken  = 2 * time.Second // when a resync must be asked for first
 )
 
+// GCPercent is for debug.SetGCPercent in a process that runs a Server: chunks come and
+// go by the MiB, and with the default so much garbage of theirs would wait that a server
+// of 32 streams needs twice what it holds.
+const GCPercent = 50
+
 // Config of a server. All fields but FS, DiskByID, Denied, Metrics and the timeouts are needed.
 type Config struct {
 	Name     string // in the certificate and in logs

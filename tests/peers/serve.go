@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"testing"
 	"time"
@@ -90,6 +91,7 @@ func serve(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	debug.SetGCPercent(server.GCPercent) // as the process server does
 	s, err := server.New(server.Config{
 		Name: serverPeer.Name, StateDir: filepath.Join(dir, "state"), TLS: wiretest.Load(fatal{}, dir).Server(serverPeer),
 		Store: store, Cache: cache, SpoolLimit: 8 << 30, Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),

@@ -28,6 +28,7 @@ import (
 	"drover/datapath/checksum"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/server"
 	pipe "drover/datapath/stream"
 	"drover/datapath/wire/wiretest"
 	"drover/tests/ports"
@@ -101,11 +102,12 @@ func TestChild(t *testing.T) {
 	case "":
 		t.Skip("run by TestMemoryStaysFlat")
 	case "server":
-		server := place(t, dir)
-		server.StartServer()
+		debug.SetGCPercent(server.GCPercent) // as the process server does
+		here := place(t, dir)
+		here.StartServer()
 		for n := range *streams {
 			m := machine(t, dir, n)
-			m.Server = server.Server
+			m.Server = here.Server
 			m.Grant(1, cut())
 			defer m.Await("all is applied", func(st pipe.Status) bool { return st.BacklogSets == 0 })
 		}

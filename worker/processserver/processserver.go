@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
 
 	"github.com/prometheus/client_golang/prometheus"
 	sdkworker "go.temporal.io/sdk/worker"
@@ -53,6 +54,9 @@ type host struct {
 // Run runs the server until ctx ends, and then stops it gracefully: what was
 // acknowledged is finished.
 func Run(ctx context.Context, c *config.ProcessServer, log *slog.Logger) error {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(server.GCPercent)
+	}
 	log = log.With("server", c.Name, "role", string(c.Role))
 	if err := os.MkdirAll(c.State, 0o700); err != nil {
 		return fmt.Errorf("make the state directory: %w", err)
