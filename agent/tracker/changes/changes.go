@@ -12,8 +12,8 @@ import (
 )
 
 // PendingLimit is how long a write may be under way at most: longer than any device
-// takes before the kernel gives it up.
-const PendingLimit = 2 * time.Minute
+// takes before the kernel gives it up. Guests of VMware give a disk 180 s.
+const PendingLimit = 5 * time.Minute
 
 // Device is a whole disk that a source follows.
 type Device struct {
@@ -40,11 +40,14 @@ type Source interface {
 	// when an earlier process followed them and the source outlives processes. Of each
 	// device it says whether it goes on so (kept), or begins now.
 	Follow(devices []Device) (kept []bool, err error)
-	// Drain adds what may have changed on a device since the last Drain to the bitmap.
+	// Drain adds what may have changed on a device since the last Drain to the bitmap. It
+	// adds before it takes: with a bitmap in Memory that outlives the process, nothing is
+	// lost when the process is killed.
 	Drain(device int, into Bitmap) error
 	// Gap says why writes may have been missed since the last call, in a sentence for
 	// people; empty if none were. After a gap nothing is known of any device until its
-	// checksums have been compared.
+	// checksums have been compared. What it says counts as told with the next call: a
+	// process that is killed before is told again after its restart.
 	Gap() (string, error)
 	// Memory gives n bytes, all zeros at first, that live as long as the following of
 	// the device does. With a source that outlives processes they do too, and kept tells
