@@ -32,7 +32,7 @@ func grantInput() api.GrantInput {
 		Machine: machine, Name: "app-1", Disks: []api.VMDisk{disk},
 		Assignment: api.Assignment{Epoch: 3, Server: "ps-1", Role: ident.RoleProcessServer, Address: "h:1", Instance: "i-1"},
 		Policy: api.Policy{
-			Name: "gold", CutInterval: api.Duration(10 * time.Second), Retention: replica.Retention{Keep: time.Hour},
+			Name: "gold", CutInterval: api.Duration(10 * time.Second), AppConsistentEvery: api.Duration(2 * time.Hour), Retention: replica.Retention{Keep: time.Hour},
 			Resync: api.ResyncPolicy{AfterDisconnect: api.Duration(time.Hour)},
 		},
 		Target: api.Target{Network: "prod"}, Attached: true,
@@ -48,6 +48,7 @@ func TestGrant(t *testing.T) {
 	require.Equal(t, "i-1", g.Instance)
 	require.Equal(t, "k-1", g.Spec.KeyID)
 	require.Equal(t, 10*time.Second, g.Cut)
+	require.Equal(t, 2*time.Hour, g.App)
 	require.Equal(t, time.Hour, g.LossLimit)
 	require.Equal(t, time.Hour, g.Retention.Keep)
 	require.True(t, g.Attached)

@@ -32,6 +32,8 @@ func TestLoad(t *testing.T) {
 	c, err = load(t, good)
 	require.NoError(t, err)
 	require.Equal(t, Duration(10*time.Second), c.Quiesce.Timeout)
+	require.Equal(t, Freeze{Limit: Duration(2 * time.Second)}, c.Freeze)
+	require.Equal(t, Scripts{Directory: "/etc/drover/scripts.d", Timeout: Duration(30 * time.Second)}, c.Scripts)
 	require.Equal(t, defaultLimits(), c.Limits)
 	require.Equal(t, filepath.Join(filepath.Dir(c.State), "agent.token"), c.TokenFile)
 	require.Equal(t, "/run/drover-agent/status.sock", c.Socket)
@@ -50,6 +52,9 @@ func TestRefuses(t *testing.T) {
 		good + "quiesce: {pre: [/a]}\n":               "go together",
 		good + "quiesce: {timeout: 1h}\n":             "quiesce.timeout",
 		good + "quiesce: {timeout: soon}\n":           "agent.yaml:4: \"soon\": want a duration",
+		good + "freeze: {limit: 10ms}\n":              "freeze.limit",
+		good + "freeze: {limit: 1m}\n":                "freeze.limit",
+		good + "scripts: {timeout: 0s}\n":             "scripts.timeout",
 		good + "metrics: nowhere\n":                   "metrics",
 		good + "proxy: socks://p\n":                   "proxy",
 		good + "disks: {\"\": /dev/sda}\n":            "backing uuid",
