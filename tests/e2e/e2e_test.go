@@ -213,7 +213,7 @@ func TestDemo(t *testing.T) {
 	}
 	require.NoError(t, json.Unmarshal(b, &report))
 	require.True(t, report.Proven)
-	require.Len(t, report.Steps, 13)
+	require.Len(t, report.Steps, 14)
 	require.Len(t, report.Machines, 3)
 	for _, m := range report.Machines {
 		require.Equal(t, "proven", m.Verdict, m.Name)
