@@ -106,6 +106,7 @@ LENGTH ?= 60s
 .PHONY: tracking
 tracking: setup-test ## prove for LENGTH (60s) under load that tracking misses nothing, and measure what it costs
 	go test -count=1 -timeout 3h -v ./tests/tracking -length $(LENGTH) -overhead 5
+	go test -count=1 -timeout 3h -v ./tests/cuts -seconds 60
 
 POINTS ?= 20
 
