@@ -182,8 +182,12 @@ func TestVerifyNonsense(t *testing.T) {
 	require.NoError(t, err)
 	signed, err := attest.Parse(docs[attest.Document(machineID)])
 	require.NoError(t, err)
-	_, _, err = attest.Check(signed, r.ca.Pool)
+	record, _, err := attest.Check(signed, r.ca.Pool)
 	require.NoError(t, err)
+	require.Equal(t, record.Short(), *r.status().Verified)
+	r.stop()
+	again := r.start()
+	require.Equal(t, record.Short(), *again.status().Verified, "also after a restart")
 }
 
 // TestVerifyOfOthers: what nobody has asked for is not answered and does nothing.
