@@ -164,12 +164,15 @@ func agents(ctx context.Context, dir string) error {
 	for _, m := range w.Machines {
 		all.Go(func() {
 			var t tracker.Tracker = scan.New()
+			hooks := &quiesce.Hooks{}
 			if w.Rate > 0 {
+				// The writer does not wait for a cut: what it changes meanwhile goes with the next.
+				hooks.Pre, hooks.Post, hooks.Timeout = []string{"/bin/true"}, []string{"/bin/true"}, limit
 				wr := newWriter(m.Path, m.Size, w.Rate, time.Duration(w.Seconds)*time.Second)
 				t = wr
 				all.Go(func() { wr.run(ctx) })
 			}
-			source := session.NewSource(session.Options{Machine: m.ID, Instance: instance, Version: "peers", Tracker: t, Hooks: &quiesce.Hooks{},
+			source := session.NewSource(session.Options{Machine: m.ID, Instance: instance, Version: "peers", Tracker: t, Hooks: hooks,
 				Find: func(string) (string, error) { return m.Path, nil }, Logger: slog.New(slog.DiscardHandler)})
 			target := session.Target{Epoch: 1, Address: w.Address, TLS: ca.Client(wiretest.Agent(m.ID), serverPeer),
 				Disks: []controlapi.Disk{{ID: m.disk(), BackingUUID: "disk", Size: m.Size}}}
