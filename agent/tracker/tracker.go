@@ -6,6 +6,7 @@ package tracker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"drover/datapath/changeset"
@@ -29,6 +30,15 @@ type Disk interface {
 	// NextData gives the first range at or after off that may hold data; all before
 	// it reads as zeros.
 	NextData(off int64) (start, end int64, err error)
+}
+
+// CheckSize refuses a disk that is not as large as it was.
+func CheckSize(d Disk, was changeset.Disk) error {
+	size, err := d.CurrentSize()
+	if err == nil && size != was.Size {
+		err = fmt.Errorf("read disk %s: %w from %d to %d bytes; a resync is needed", was.ID, ErrSize, was.Size, size)
+	}
+	return err
 }
 
 // Emit takes a range that may differ from the replica. The data is valid during the

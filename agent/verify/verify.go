@@ -184,14 +184,14 @@ func (r *run) ask(ctx context.Context, q Query) ([]uint64, error) {
 // scan compares the next window and notes the blocks that are not the same.
 func (r *run) scan(ctx context.Context) error {
 	d := r.disks[r.disk]
-	w := &window{first: r.block, blocks: checksum.Blocks(d.Size)}
-	w.sums = make([]uint64, min(windowBlocks, w.blocks-w.first))
-	if err := r.read(ctx, d, w.first, w.sums); err != nil {
+	w := checksum.Window{First: r.block, Blocks: checksum.Blocks(d.Size)}
+	w.Sums = make([]uint64, min(windowBlocks, w.Blocks-w.First))
+	if err := r.read(ctx, d, w.First, w.Sums); err != nil {
 		return fmt.Errorf("compare disk %d: %w", r.disk, err)
 	}
 	span := checksum.Span(windowLevel)
-	first := w.first / span
-	ours := make([]uint64, (int64(len(w.sums))+span-1)/span)
+	first := w.First / span
+	ours := make([]uint64, (int64(len(w.Sums))+span-1)/span)
 	if err := checksum.Level(w, windowLevel, first, ours); err != nil {
 		return err
 	}
@@ -205,8 +205,8 @@ func (r *run) scan(ctx context.Context) error {
 			continue
 		}
 		from := int64(i) * span
-		part := w.sums[from:min(from+span, int64(len(w.sums)))]
-		found, err := r.compareBlocks(ctx, w.first+from, part)
+		part := w.Sums[from:min(from+span, int64(len(w.Sums)))]
+		found, err := r.compareBlocks(ctx, w.First+from, part)
 		if err != nil {
 			return err
 		}
@@ -214,7 +214,7 @@ func (r *run) scan(ctx context.Context) error {
 	}
 	// Noted at once: a Run that ends before scans the window again.
 	r.waiting = append(r.waiting, differ...)
-	if r.block += int64(len(w.sums)); r.block == w.blocks {
+	if r.block += int64(len(w.Sums)); r.block == w.Blocks {
 		r.disk, r.block = r.disk+1, 0
 	}
 	return nil
@@ -232,21 +232,4 @@ func (r *run) compareBlocks(ctx context.Context, first int64, ours []uint64) ([]
 		}
 	}
 	return differ, nil
-}
-
-// window is a part of a disk's checksums.
-type window struct {
-	first, blocks int64
-	sums          []uint64
-}
-
-func (w *window) Len() int64 { return w.blocks }
-
-func (w *window) ReadSums(first int64, dst []uint64) error {
-	from := first - w.first
-	if from < 0 || from+int64(len(dst)) > int64(len(w.sums)) {
-		return fmt.Errorf("checksums %d to %d are not in the window", first, first+int64(len(dst)))
-	}
-	copy(dst, w.sums[from:])
-	return nil
 }

@@ -313,15 +313,7 @@ func (t *Tracker) check(disk int) (*state, error) {
 	if disk < 0 || disk >= len(t.state) || disk >= len(t.disks) {
 		return nil, fmt.Errorf("read disk %d of %d: not attached", disk, len(t.disks))
 	}
-	s := t.state[disk]
-	size, err := t.disks[disk].CurrentSize()
-	if err != nil {
-		return nil, err
-	}
-	if size != s.disk.Size {
-		return nil, fmt.Errorf("read disk %s: %w from %d to %d bytes; a resync is needed", s.disk.ID, tracker.ErrSize, s.disk.Size, size)
-	}
-	return s, nil
+	return t.state[disk], tracker.CheckSize(t.disks[disk], t.state[disk].disk)
 }
 
 // Keep keeps the note.
