@@ -110,7 +110,7 @@ func (r *run) remedy(ctx context.Context) error {
 	ranges := make([][]checksum.Range, len(r.disks))
 	slices.SortFunc(r.mending, byPlace)
 	for _, c := range r.mending {
-		ranges[c.disk] = addBlock(ranges[c.disk], c.block, r.disks[c.disk].Size)
+		ranges[c.disk] = checksum.AppendBlock(ranges[c.disk], c.block, r.disks[c.disk].Size)
 	}
 	for i, some := range ranges {
 		if len(some) == 0 {
@@ -141,16 +141,6 @@ func (r *run) remedy(ctx context.Context) error {
 
 func byPlace(a, b candidate) int {
 	return cmp.Or(cmp.Compare(a.disk, b.disk), cmp.Compare(a.block, b.block))
-}
-
-func addBlock(ranges []checksum.Range, block, size int64) []checksum.Range {
-	off := block * checksum.BlockSize
-	length := min(checksum.BlockSize, size-off)
-	if n := len(ranges); n > 0 && ranges[n-1].End() == off {
-		ranges[n-1].Length += length
-		return ranges
-	}
-	return append(ranges, checksum.Range{Offset: off, Length: length})
 }
 
 // lookAgain gives the checksums of the candidates in the replica, as of a point that is

@@ -118,13 +118,19 @@ func children(differ []int64, total int64) []Run {
 func blockRanges(blocks []int64, size int64) []Range {
 	var out []Range
 	for _, b := range blocks {
-		off := b * BlockSize
-		length := min(BlockSize, size-off)
-		if n := len(out); n > 0 && out[n-1].End() == off {
-			out[n-1].Length += length
-			continue
-		}
-		out = append(out, Range{off, length})
+		out = AppendBlock(out, b, size)
 	}
 	return out
+}
+
+// AppendBlock adds a block of a disk of size bytes to ranges that are in order, to the
+// last of them where it follows it.
+func AppendBlock(ranges []Range, block, size int64) []Range {
+	off := block * BlockSize
+	length := min(BlockSize, size-off)
+	if n := len(ranges); n > 0 && ranges[n-1].End() == off {
+		ranges[n-1].Length += length
+		return ranges
+	}
+	return append(ranges, Range{off, length})
 }
