@@ -2,9 +2,7 @@ package recover
 
 import (
 	"context"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -139,33 +137,48 @@ func checkDisk(ctx context.Context, r replica.Reader, point ident.Seq, d stream.
 		return c, err
 	}
 	defer func() { _ = from.Close() }() // it was only read
-	h, buf, raw := sha256.New(), make([]byte, copyBytes), []byte(nil)
-	for off := int64(0); off < d.Size; {
-		if err := ctx.Err(); err != nil {
-			return c, err
+	digest, err := attest.Digest(&storedSums{ctx, from, d, &c, make([]byte, copyBytes), progress})
+	if err == nil && c.Damage == 0 {
+		c.Digest = digest
+	}
+	return c, err
+}
+
+// storedSums are the checksums of a disk's stored bytes.
+type storedSums struct {
+	ctx      context.Context
+	from     replica.DiskReader
+	disk     stream.VerifiedDisk
+	check    *DiskCheck // what is damaged
+	buf      []byte
+	progress func(DiskCheck, int64)
+}
+
+// Size is the disk's, as the record has it.
+func (s *storedSums) Size() int64 { return s.disk.Size }
+
+// ReadSums reads the blocks; those that are damaged are noted, and have any sums.
+func (s *storedSums) ReadSums(first int64, dst []uint64) error {
+	off := first * checksum.BlockSize
+	end := min(off+int64(len(dst))*checksum.BlockSize, s.disk.Size)
+	for dst = dst[:0]; off < end; {
+		if err := s.ctx.Err(); err != nil {
+			return err
 		}
-		b := buf[:min(copyBytes, d.Size-off)]
-		_, err := from.ReadAt(b, off)
+		b := s.buf[:min(int64(len(s.buf)), end-off)]
+		_, err := s.from.ReadAt(b, off)
 		if errors.Is(err, replica.ErrCorrupt) {
-			err = c.damaged(from, b, off)
+			err = s.check.damaged(s.from, b, off)
 		}
 		if err != nil {
-			return c, err
+			return err
 		}
-		raw = raw[:0]
-		for _, sum := range checksum.SumAll(nil, d.Seed, off, b) {
-			raw = binary.LittleEndian.AppendUint64(raw, sum)
-		}
-		_, _ = h.Write(raw) // never fails
-		off += int64(len(b))
-		if progress != nil {
-			progress(c, off)
+		dst = checksum.SumAll(dst, s.disk.Seed, off, b)
+		if off += int64(len(b)); s.progress != nil {
+			s.progress(*s.check, off)
 		}
 	}
-	if c.Damage == 0 {
-		c.Digest = ident.Digest(h.Sum(nil))
-	}
-	return c, nil
+	return nil
 }
 
 // damaged finds the blocks that cannot be read as what they were.

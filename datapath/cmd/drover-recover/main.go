@@ -245,17 +245,23 @@ func (a *app) write() *cobra.Command {
 	return cmd
 }
 
+// progress tells once a second how far a disk is, in bytes.
+func progress(cmd *cobra.Command) func(disk string, size, done int64) {
+	told := time.Now()
+	return func(disk string, size, done int64) {
+		if time.Since(told) > time.Second {
+			told = time.Now()
+			_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%s: %d %% of %d MiB\n", disk, 100*done/size, size>>20)
+		}
+	}
+}
+
 func (a *app) writePoint(cmd *cobra.Command, s replica.Store, st replica.State, p replica.Point, out string) error {
 	if err := os.MkdirAll(out, 0o700); err != nil {
 		return fmt.Errorf("make the directory for the images: %w", err)
 	}
-	begun, told := time.Now(), time.Now()
-	disks, err := recover.Write(cmd.Context(), s, st, p, out, func(d recover.Disk, done int64) {
-		if time.Since(told) > time.Second {
-			told = time.Now()
-			_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%s: %d %% of %d MiB\n", d.Name, 100*done/d.Size, d.Size>>20)
-		}
-	})
+	begun, tell := time.Now(), progress(cmd)
+	disks, err := recover.Write(cmd.Context(), s, st, p, out, func(d recover.Disk, done int64) { tell(d.Name, d.Size, done) })
 	if err != nil {
 		return err
 	}

@@ -90,13 +90,8 @@ func (a *app) verifyPoint(cmd *cobra.Command, s replica.Store, st replica.State,
 	if point != 0 && r.Point != point {
 		return fmt.Errorf("the record is of point %d: %w: it says nothing of point %d", r.Point, recover.ErrNotAttested, point)
 	}
-	told := time.Now()
-	c, err := recover.Verify(cmd.Context(), s, st, signed, authority, func(d recover.DiskCheck, done int64) {
-		if time.Since(told) > time.Second {
-			told = time.Now()
-			_, _ = fmt.Fprintf(cmd.ErrOrStderr(), "%s: %d %% of %d MiB\n", d.Name, 100*done/d.Size, d.Size>>20)
-		}
-	})
+	tell := progress(cmd)
+	c, err := recover.Verify(cmd.Context(), s, st, signed, authority, func(d recover.DiskCheck, done int64) { tell(d.Name, d.Size, done) })
 	if err != nil && !errors.Is(err, recover.ErrNotAttested) || len(c.Disks) == 0 {
 		return err
 	}
