@@ -119,6 +119,9 @@ func recovered(t *testing.T, r *rig.Rig, reader replica.Reader, q replica.Point,
 	run(t, "mount", "-o", "loop", image, mount)
 	defer unmount(t, mount)
 	p := newPostgres(t, filepath.Join(mount, "data"), port)
+	// The disk is another machine's. Its lock file names a process there; here that
+	// number may be anyone's, the server of another point included.
+	require.NoError(t, os.Remove(filepath.Join(p.data, "postmaster.pid")))
 	p.start()
 	defer p.stop()
 
