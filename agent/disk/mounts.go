@@ -1,9 +1,11 @@
 package disk
 
 import (
+	"bytes"
 	"path/filepath"
-	"strconv"
 	"strings"
+
+	"drover/agent/mountinfo"
 )
 
 // use is what a block device is used for.
@@ -27,21 +29,21 @@ func (s System) uses(all map[string]*block) map[string]*use {
 		return out[name]
 	}
 	for _, m := range s.mounted() {
-		name, ok := byDev[m.dev]
+		name, ok := byDev[m.Device.String()]
 		if !ok { // btrfs has device numbers of its own
-			name, ok = byPath[m.source]
+			name, ok = byPath[m.Source]
 		}
 		if ok {
 			u := of(name)
-			u.fileSystem = m.fileSystem
-			u.mounts = append(u.mounts, m.point)
+			u.fileSystem = m.Type
+			u.mounts = append(u.mounts, m.Point)
 		}
 	}
 	b, err := readLimited(filepath.Join(or(s.Root, "/proc"), "swaps"), maxTable)
 	if err == nil {
 		for line := range strings.Lines(string(b)) {
 			path, _, _ := strings.Cut(line, " ")
-			if name, ok := byPath[unescape(path)]; ok {
+			if name, ok := byPath[mountinfo.Unescape(path)]; ok {
 				of(name).swap = true
 			}
 		}
@@ -56,39 +58,19 @@ func (s System) uses(all map[string]*block) map[string]*use {
 	return out
 }
 
-type mount struct{ dev, point, fileSystem, source string }
-
-// mounted reads mountinfo: "36 35 98:0 / /mnt rw,noatime master:1 - ext3 /dev/root rw".
-func (s System) mounted() []mount {
+// mounted reads the mounts. What is no mount, or cannot be read, is left out: an inventory
+// that lacks a mount is better than none.
+func (s System) mounted() (out []mountinfo.Mount) {
 	b, err := readLimited(filepath.Join(or(s.Proc, "/proc/self"), "mountinfo"), maxTable)
 	if err != nil {
 		return nil
 	}
-	var out []mount
-	for line := range strings.Lines(string(b)) {
-		before, after, ok := strings.Cut(line, " - ")
-		f, g := strings.Fields(before), strings.Fields(after)
-		if ok && len(f) >= 5 && len(g) >= 2 {
-			out = append(out, mount{dev: f[2], point: unescape(f[4]), fileSystem: g[0], source: unescape(g[1])})
+	for m, err := range mountinfo.All(bytes.NewReader(b)) {
+		if err == nil {
+			out = append(out, m)
 		}
 	}
 	return out
-}
-
-// unescape undoes the kernel's escapes: a space is \040.
-func unescape(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+4 <= len(s) {
-			if n, err := strconv.ParseUint(s[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }
 
 // udev is what udev found out about a device.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+
+	"drover/agent/mountinfo"
 )
 
 // maxDepth bounds how deep devices lie on each other.
@@ -16,8 +18,8 @@ const maxDepth = 32
 // identity is what a path names.
 type identity struct {
 	block, regular bool
-	number         Number // of a block device
-	dev            Number // of the file system that a file is on
+	number         mountinfo.Number // of a block device
+	dev            mountinfo.Number // of the file system that a file is on
 	ino            uint64
 }
 
@@ -47,12 +49,12 @@ type devices struct {
 }
 
 // name gives the kernel's name of a device's number.
-func (d devices) name(n Number) (string, error) {
+func (d devices) name(n mountinfo.Number) (string, error) {
 	dir, err := d.dir(n)
 	return filepath.Base(dir), err
 }
 
-func (d devices) dir(n Number) (string, error) {
+func (d devices) dir(n mountinfo.Number) (string, error) {
 	dir, err := filepath.EvalSymlinks(filepath.Join(d.sys, "dev/block", n.String()))
 	if err != nil {
 		return "", fmt.Errorf("block device %s: %w", n, err)

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"drover/agent/mountinfo"
 )
 
 // Set is what lies on a machine's disks.
@@ -30,10 +32,10 @@ var still = []string{"vfat", "msdos"}
 type finder struct {
 	devices
 	mountinfo, swaps string
-	writers          func(wanted []Number) (map[Number]string, error)
+	writers          func(wanted []mountinfo.Number) (map[mountinfo.Number]string, error)
 
 	mounted []*place
-	byDev   map[Number]*place
+	byDev   map[mountinfo.Number]*place
 	disks   map[string]bool   // by name
 	images  map[identity]bool // files that stand for disks
 	loopOf  map[string]string // backing files by loop device
@@ -122,16 +124,15 @@ func (f *finder) readMounts() error {
 	if err != nil {
 		return err
 	}
-	mounts, err := parseMounts(bytes.NewReader(text))
-	if err != nil {
-		return err
-	}
-	f.byDev = map[Number]*place{}
-	for _, m := range mounts {
-		p := f.byDev[m.dev]
+	f.byDev = map[mountinfo.Number]*place{}
+	for m, err := range mountinfo.All(bytes.NewReader(text)) {
+		if err != nil {
+			return err
+		}
+		p := f.byDev[m.Device]
 		if p == nil {
-			p = &place{FileSystem: FileSystem{Device: m.dev, Type: m.fstype, Point: m.point}, readOnly: m.readOnly}
-			f.byDev[m.dev] = p
+			p = &place{FileSystem: FileSystem{Device: m.Device, Type: m.Type, Point: m.Point}, readOnly: m.ReadOnly}
+			f.byDev[m.Device] = p
 			f.mounted = append(f.mounted, p)
 		}
 		p.mounts = append(p.mounts, m)
@@ -165,7 +166,7 @@ func (f *finder) locate(p *place, depth int) error {
 func (f *finder) devicesOf(p *place) error {
 	number := p.Device
 	if number.Major == 0 { // no device of its own
-		source := p.mounts[0].source
+		source := p.mounts[0].Source
 		if !filepath.IsAbs(source) {
 			return nil // tmpfs, NFS and the like
 		}
@@ -251,8 +252,8 @@ func (f *finder) bare(s *Set) error {
 			used[d] = p
 		}
 	}
-	var open []Number
-	names := map[Number]string{}
+	var open []mountinfo.Number
+	names := map[mountinfo.Number]string{}
 	for _, name := range f.tops() {
 		switch {
 		case used[name] != nil || f.readOnly(name) || f.empty(name):
@@ -265,7 +266,7 @@ func (f *finder) bare(s *Set) error {
 			if err != nil {
 				return err
 			}
-			n, err := parseNumber(strings.TrimSpace(string(b)))
+			n, err := mountinfo.ParseNumber(strings.TrimSpace(string(b)))
 			if err != nil {
 				return err
 			}
@@ -368,7 +369,7 @@ func (f *finder) swapDevices() (map[string]bool, error) {
 		if i == 0 || len(fields) < 2 || fields[1] != "partition" {
 			continue
 		}
-		id, err := f.identify(unescape(fields[0]))
+		id, err := f.identify(mountinfo.Unescape(fields[0]))
 		if err != nil {
 			continue // gone
 		}

@@ -9,16 +9,18 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"drover/agent/mountinfo"
 )
 
 // writers finds, of block devices that have no file system of ours, those that a
 // process has open for writing, and names one such process of each.
-func writers(wanted []Number) (map[Number]string, error) {
+func writers(wanted []mountinfo.Number) (map[mountinfo.Number]string, error) {
 	processes, err := list("/proc")
 	if err != nil {
 		return nil, err
 	}
-	out := map[Number]string{}
+	out := map[mountinfo.Number]string{}
 	unseen := ""
 	self := strconv.Itoa(os.Getpid())
 	for _, pid := range processes {

@@ -13,8 +13,8 @@ import (
 	"drover/agent/tracker/changes"
 )
 
-// sysfs is where the kernel tells of block devices by number.
-var sysfs = "/sys/dev/block"
+// sysfs is where the kernel tells of devices.
+var sysfs = "/sys"
 
 // sectorBytes is the unit of sizes in sysfs, whatever the disk's sectors are.
 const sectorBytes = 512
@@ -38,7 +38,7 @@ type identity struct {
 
 // identify looks a disk up.
 func identify(n number) (identity, error) {
-	dir := filepath.Join(sysfs, n.String())
+	dir := changes.Directory(sysfs, changes.Device{Major: uint32(n >> 32), Minor: uint32(n)}) //nolint:gosec // the two halves
 	var stat unix.Stat_t
 	if err := unix.Stat(dir, &stat); err != nil {
 		return identity{}, fmt.Errorf("there is no block device %s: %w", n, err)
@@ -57,31 +57,15 @@ func identify(n number) (identity, error) {
 // check refuses what the block layer's events do not tell the writes of, and gives
 // the identity of the rest.
 func check(d changes.Device) (identity, error) {
-	n := numberOf(d)
-	id, err := identify(n)
-	if err != nil {
+	if err := changes.Check(sysfs, d); err != nil {
 		return identity{}, err
 	}
-	dir := filepath.Join(sysfs, n.String())
-	if exists(filepath.Join(dir, "partition")) {
-		return identity{}, fmt.Errorf("%s is a partition: follow the disk that it is on", n)
+	n := numberOf(d)
+	id, err := identify(n)
+	if err == nil && id.Size != d.Size {
+		err = fmt.Errorf("%s has %d bytes, not %d: look at its size again", n, id.Size, d.Size)
 	}
-	if !exists(filepath.Join(dir, "mq")) {
-		return identity{}, fmt.Errorf("%s has no queue of requests (device mapper, md, zram and other stacked or memory devices have none): follow the disks below it", n)
-	}
-	zoned, err := os.ReadFile(filepath.Join(dir, "queue", "zoned")) //nolint:gosec // sysfs
-	if err == nil && strings.TrimSpace(string(zoned)) != "none" {
-		return identity{}, fmt.Errorf("%s has zones, which are reset as a whole: it cannot be tracked", n)
-	}
-	if id.Size != d.Size || id.Size <= 0 {
-		return identity{}, fmt.Errorf("%s has %d bytes, not %d: look at its size again", n, id.Size, d.Size)
-	}
-	return id, nil
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
+	return id, err
 }
 
 func readNumber(dir, name string) (uint64, error) {

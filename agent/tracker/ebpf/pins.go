@@ -292,3 +292,8 @@ func Unpin(dir string) error {
 	}
 	return errors.Join(p.wipe(), os.Remove(dir), p.close())
 }
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}

@@ -1,13 +1,6 @@
 package trace
 
 import (
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
-
 	"drover/agent/tracker/changes"
 	"drover/datapath/checksum"
 )
@@ -28,36 +21,15 @@ type device struct {
 
 // newDevice refuses what this source cannot follow.
 func newDevice(sys string, d changes.Device) (*device, error) {
-	dir := filepath.Join(sys, "dev/block", fmt.Sprintf("%d:%d", d.Major, d.Minor))
-	if _, err := os.Stat(dir); err != nil {
-		return nil, fmt.Errorf("the kernel has no block device %d:%d: %w", d.Major, d.Minor, err)
+	if err := changes.Check(sys, d); err != nil {
+		return nil, err
 	}
-	if d.Size <= 0 {
-		return nil, fmt.Errorf("a size of %d bytes", d.Size)
-	}
-	if _, err := os.Stat(filepath.Join(dir, "partition")); err == nil {
-		return nil, fmt.Errorf("it is a partition; the disk that it is on can be followed")
-	}
-	scheduler, err := attribute(dir, "queue/scheduler")
+	dir := changes.Directory(sys, d)
+	segments, err := changes.Attribute(dir, "queue/max_discard_segments")
 	if err != nil {
 		return nil, err
 	}
-	// Devices without requests (dm, md, zram, pmem...) have no queue with a scheduler to choose.
-	if _, err := os.Stat(filepath.Join(dir, "mq")); errors.Is(err, fs.ErrNotExist) && !strings.Contains(scheduler, "[") {
-		return nil, fmt.Errorf("it makes no requests, so the kernel traces none of its writes (device mapper, RAID and the like do so); follow the disks below it")
-	}
-	zoned, err := attribute(dir, "queue/zoned")
-	if err != nil {
-		return nil, err
-	}
-	if zoned != "" && zoned != "none" {
-		return nil, fmt.Errorf("it is a zoned disk (%s), whose writes and resets do not say where they are", zoned)
-	}
-	segments, err := attribute(dir, "queue/max_discard_segments")
-	if err != nil {
-		return nil, err
-	}
-	seq, err := attribute(dir, "diskseq")
+	seq, err := changes.Attribute(dir, "diskseq")
 	if err != nil {
 		return nil, err
 	}
@@ -67,15 +39,6 @@ func newDevice(sys string, d changes.Device) (*device, error) {
 		out.trimmed.young, out.trimmed.old = make(changes.Bitmap, words), make(changes.Bitmap, words)
 	}
 	return out, nil
-}
-
-// attribute reads a short file; one that older kernels do not have is empty.
-func attribute(dir, name string) (string, error) {
-	text, err := os.ReadFile(filepath.Join(dir, name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	return strings.TrimSpace(string(text)), err
 }
 
 // same reports whether it is the disk that was followed before.

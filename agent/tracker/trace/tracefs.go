@@ -1,7 +1,6 @@
 package trace
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +11,9 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"drover/agent/mountinfo"
+	"io"
 )
 
 // tracefs is the kernel's file system of trace events.
@@ -21,8 +23,6 @@ type tracefs struct {
 }
 
 const (
-	mounts     = "/proc/self/mountinfo"
-	maxMounts  = 1 << 16
 	blockDir   = "events/block"
 	clock      = "mono" // of the whole machine, and the one that we read ourselves
 	lockdown   = "/sys/kernel/security/lockdown"
@@ -31,11 +31,11 @@ const (
 
 // openTracefs finds tracefs, or mounts it where nobody else sees it.
 func openTracefs() (*tracefs, error) {
-	list, err := os.Open(mounts)
+	list, err := os.Open(mountinfo.Path)
 	if err != nil {
 		return nil, fmt.Errorf("find tracefs: %w", err)
 	}
-	path := findTracefs(bufio.NewScanner(list))
+	path := findTracefs(list)
 	if err := list.Close(); err != nil {
 		return nil, fmt.Errorf("find tracefs: %w", err)
 	}
@@ -46,29 +46,20 @@ func openTracefs() (*tracefs, error) {
 }
 
 // findTracefs looks through the mounts for tracefs, else for a debugfs with it inside.
-func findTracefs(lines *bufio.Scanner) (path string) {
-	for n := 0; n < maxMounts && lines.Scan(); n++ {
-		before, after, ok := strings.Cut(lines.Text(), " - ")
-		head, tail := strings.Fields(before), strings.Fields(after)
-		if !ok || len(head) < 5 || len(tail) < 1 || head[3] != "/" {
-			continue
-		}
-		switch dir := unescape(head[4]); tail[0] {
-		case "tracefs":
-			return dir
-		case "debugfs":
-			path = filepath.Join(dir, "tracing")
+func findTracefs(list io.Reader) (path string) {
+	for m, err := range mountinfo.All(list) {
+		switch {
+		case err != nil || m.Root != "/":
+		case m.Type == "tracefs":
+			return m.Point
+		case m.Type == "debugfs":
+			path = filepath.Join(m.Point, "tracing")
 		}
 	}
 	if _, err := os.Stat(filepath.Join(path, "instances")); path == "" || err != nil {
 		return ""
 	}
 	return path
-}
-
-// unescape undoes what mountinfo does to spaces and the like.
-func unescape(s string) string {
-	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
 // mountTracefs mounts tracefs on a directory that is gone again before this returns.

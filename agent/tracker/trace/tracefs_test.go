@@ -1,7 +1,6 @@
 package trace
 
 import (
-	"bufio"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,11 +8,12 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"drover/agent/mountinfo"
 	"drover/tests/loop"
 )
 
 func TestFindTracefs(t *testing.T) {
-	find := func(text string) string { return findTracefs(bufio.NewScanner(strings.NewReader(text))) }
+	find := func(text string) string { return findTracefs(strings.NewReader(text)) }
 	const root = "22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
 	require.Empty(t, find(root))
 	require.Equal(t, "/sys/kernel/tracing", find(root+"40 20 0:12 / /sys/kernel/tracing rw,nosuid shared:9 - tracefs tracefs rw\n"))
@@ -41,7 +41,7 @@ func TestOwnMount(t *testing.T) {
 	list, err := os.ReadDir(temp)
 	require.NoError(t, err)
 	require.Empty(t, list)
-	text, err := os.ReadFile(mounts)
+	text, err := os.ReadFile(mountinfo.Path)
 	require.NoError(t, err)
 	require.NotContains(t, string(text), temp)
 	require.NoError(t, fs.removeLeftovers())
