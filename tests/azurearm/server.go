@@ -1,0 +1,187 @@
+// Package azurearm is a small Azure on a TLS socket, for tests: the Entra token
+// endpoint, Azure Resource Manager for what Drover uses, and page blobs. The
+// unmodified SDK clients talk to it. It keeps what was done, refuses what Azure
+// refuses (a network card in a subnet that does not exist, a disk that is attached
+// already, deleting what is in use), answers long-running operations over several
+// polls, and does on request what goes wrong in a cloud: 429, quota, operations
+// that fail later, replies that are lost.
+package azurearm
+
+import (
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"time"
+)
+
+// What the server knows from the start.
+const (
+	Tenant       = "11111111-2222-3333-4444-555555555555"
+	Subscription = "99999999-8888-7777-6666-555555555555"
+	ClientID     = "drover"
+	Secret       = "not-a-secret" //nolint:gosec // of a server that tests start
+	Location     = "westeurope"
+
+	token   = "token-of-the-test"
+	maxBody = 8 << 20
+	// pollsOfAnOperation is how often an operation is seen under way.
+	pollsOfAnOperation = 2
+)
+
+// Request is a call that came in, for tests that count.
+type Request struct {
+	Method, Path, Query string
+}
+
+// Server is the test's Azure. Its state outlives its clients.
+type Server struct {
+	URL string
+
+	http *httptest.Server
+
+	mu         sync.Mutex
+	resources  map[string]*Resource // by lower-case id
+	operations map[string]*operation
+	faults     []*Fault
+	held       []string
+	blobs      map[string]*blob // by account/container/name or disks/sas-key
+	requests   []Request
+	quota      map[string]int64 // limit by usage name
+	sizes      []VMSize
+	actions    []string // of the caller's role
+	runbooks   map[string]*Runbook
+	serial     int
+}
+
+// Start starts the server; Close stops it.
+func Start() *Server {
+	s := &Server{
+		resources: map[string]*Resource{}, operations: map[string]*operation{}, blobs: map[string]*blob{},
+		quota: map[string]int64{"cores": 100}, sizes: defaultSizes, actions: []string{"*"}, runbooks: map[string]*Runbook{},
+	}
+	s.http = httptest.NewTLSServer(http.HandlerFunc(s.serve))
+	s.URL = s.http.URL
+	return s
+}
+
+// Close stops the server.
+func (s *Server) Close() { s.http.Close() }
+
+// CA gives the certificate to trust, in PEM.
+func (s *Server) CA() []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.http.Certificate().Raw})
+}
+
+// Client gives a plain client that trusts the server.
+func (s *Server) Client() *http.Client { return s.http.Client() }
+
+// Requests gives the calls so far whose method is equal and whose path contains
+// the text, in any case of letters.
+func (s *Server) Requests(method, path string) []Request {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Request
+	for _, r := range s.requests {
+		if r.Method == method && strings.Contains(strings.ToLower(r.Path), strings.ToLower(path)) {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// problem is an error in Azure's form.
+type problem struct {
+	status        int
+	code, message string
+	retryAfter    string
+}
+
+func refuse(status int, code, format string, args ...any) *problem {
+	return &problem{status: status, code: code, message: fmt.Sprintf(format, args...)}
+}
+
+func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return // the client went away
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.requests = append(s.requests, Request{Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery})
+	f := s.fault(r)
+	if f != nil && !f.Lost && f.Async == "" {
+		write(w, nil, nil, &problem{f.Status, f.Code, f.Message, f.RetryAfter})
+		return
+	}
+	out := w
+	if f != nil && f.Lost {
+		out = httptest.NewRecorder() // done, but nobody hears of it
+	}
+	s.route(out, r, body, f)
+	if f != nil && f.Lost {
+		write(w, nil, nil, refuse(http.StatusGatewayTimeout, "GatewayTimeout", "the request took too long"))
+	}
+}
+
+func (s *Server) route(w http.ResponseWriter, r *http.Request, body []byte, f *Fault) {
+	switch p := r.URL.Path; {
+	case strings.HasPrefix(p, "/"+Tenant+"/"):
+		s.token(w, r, body)
+	case strings.HasPrefix(p, "/blob/"), strings.HasPrefix(p, "/disks/"):
+		s.blob(w, r, body)
+	case r.Header.Get("Authorization") != "Bearer "+token:
+		write(w, nil, nil, refuse(http.StatusUnauthorized, "AuthenticationFailed", "no valid token"))
+	case r.URL.Query().Get("api-version") == "":
+		write(w, nil, nil, refuse(http.StatusBadRequest, "MissingApiVersionParameter", "api-version is missing"))
+	case strings.HasPrefix(p, "/operations/"):
+		s.poll(w, r)
+	default:
+		s.manage(w, r, body, f)
+	}
+}
+
+// token is Entra's: discovery and the client's secret.
+func (s *Server) token(w http.ResponseWriter, r *http.Request, body []byte) {
+	if strings.HasSuffix(r.URL.Path, "/openid-configuration") {
+		base := s.URL + "/" + Tenant
+		write(w, nil, map[string]any{
+			"issuer": base + "/v2.0", "authorization_endpoint": base + "/oauth2/v2.0/authorize", "token_endpoint": base + "/oauth2/v2.0/token",
+		}, nil)
+		return
+	}
+	if !strings.Contains(string(body), "client_secret="+Secret) || !strings.Contains(string(body), "client_id="+ClientID) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusUnauthorized)
+		_, _ = w.Write([]byte(`{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided."}`))
+		return
+	}
+	write(w, nil, map[string]any{"token_type": "Bearer", "expires_in": 3600, "ext_expires_in": 3600, "access_token": token}, nil)
+}
+
+// write answers with JSON; a problem in Azure's form.
+func write(w http.ResponseWriter, status *int, v any, p *problem) {
+	w.Header().Set("Content-Type", "application/json")
+	code := http.StatusOK
+	if status != nil {
+		code = *status
+	}
+	if p != nil {
+		code, v = p.status, map[string]any{"error": map[string]any{"code": p.code, "message": p.message}}
+		w.Header().Set("x-ms-error-code", p.code)
+		if p.retryAfter != "" {
+			w.Header().Set("Retry-After", p.retryAfter)
+		}
+	}
+	w.WriteHeader(code)
+	if v != nil {
+		_ = json.NewEncoder(w).Encode(v)
+	}
+}
+
+// now is a time in the form of headers.
+func now() string { return time.Now().UTC().Format(http.TimeFormat) }
