@@ -320,7 +320,7 @@ func (b *bench) sustained(ctx context.Context, rate int, interval time.Duration)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	image := filepath.Join(dir, "real.img")
-	if err := clone(old, image); err != nil {
+	if err := errors.Join(clone(old, image), b.warm()); err != nil {
 		return 0, 0, err
 	}
 	o, err := newOurs(b.self, dir, codec.Choice{Codec: "s2"}, image)
