@@ -68,6 +68,7 @@ type Hold struct {
 	called  bool           // programs were called, so that they are to be told to thaw
 	failed  error          // the first failure of a program or script
 	loose   []string       // what can be written to all the same
+	since   time.Time      // the freeze was begun
 }
 
 // CanHold reports whether there may be anything to hold the machine with for the cut.
@@ -134,6 +135,15 @@ func (x *Hold) Limit() time.Duration {
 	return DefaultTimeout
 }
 
+// Settle writes the file systems out while they still work; Freeze does it again, and has
+// less to do then.
+func (x *Hold) Settle(ctx context.Context) error {
+	if x.frozen == nil {
+		return nil
+	}
+	return x.frozen.Settle(ctx)
+}
+
 // Freeze runs the program before every cut, and freezes the file systems. The number
 // is the cut's, as it is known by now. After an error all is as before.
 func (x *Hold) Freeze(ctx context.Context, seq ident.Seq) error {
@@ -150,6 +160,7 @@ func (x *Hold) Freeze(ctx context.Context, seq ident.Seq) error {
 			x.failed = err
 		}
 	}
+	x.since = time.Now()
 	if x.frozen == nil {
 		if x.failed != nil {
 			return x.undo(ctx, x.failed)
@@ -167,6 +178,9 @@ func (x *Hold) Freeze(ctx context.Context, seq ident.Seq) error {
 	}
 	return nil
 }
+
+// Since is when freezing the file systems was begun: the limit counts from then.
+func (x *Hold) Since() time.Time { return x.since }
 
 // undo ends what was begun after a failure.
 func (x *Hold) undo(ctx context.Context, err error) error {

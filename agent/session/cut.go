@@ -36,6 +36,7 @@ func (x *session) cut(complete bool) (quiet bool, err error) {
 	if x.frozen != nil {
 		return true, nil // nothing changes until it is released
 	}
+	defer x.leaveGroup()
 	c, err := x.take()
 	if err != nil {
 		return false, err
@@ -69,9 +70,13 @@ func (x *session) cut(complete bool) (quiet bool, err error) {
 // while it is frozen, if there is anything to freeze it with.
 func (x *session) take() (changeset.Cut, error) {
 	if !x.Hooks.CanHold(x.describe()) {
+		x.miss(notHeld)
 		return x.runningCut("", maxPasses)
 	}
 	rest, err := x.approach()
+	if err == nil {
+		err = x.sendTogether()
+	}
 	if err == nil {
 		err = x.makeRoom()
 	}
@@ -83,6 +88,7 @@ func (x *session) take() (changeset.Cut, error) {
 	case err != nil:
 		return x.notFrozen(err)
 	case hold == nil:
+		x.miss(notHeld)
 		return x.runningCut("", maxPasses)
 	}
 	if hold.Scripted() { // they may have written much
@@ -97,6 +103,9 @@ func (x *session) take() (changeset.Cut, error) {
 		err := fmt.Errorf("the last pass over the disks took %s, longer than the machine may stay frozen (%s)", rest.Round(time.Millisecond), hold.Limit())
 		return x.notFrozen(x.letGo(hold, err))
 	}
+	if err := x.freezeTogether(hold); err != nil {
+		return changeset.Cut{}, x.letGo(hold, err)
+	}
 	if err := hold.Freeze(x.ctx, x.set.seq); err != nil {
 		return x.notFrozen(err)
 	}
@@ -106,8 +115,12 @@ func (x *session) take() (changeset.Cut, error) {
 
 // describe says what the cut that follows is for.
 func (x *session) describe() quiesce.Cut {
-	due := x.welcome.AppInterval > 0 && !time.Now().Before(x.scripts)
-	c := quiesce.Cut{Machine: x.Machine, Epoch: x.epoch, Final: x.final, Scripts: x.final || x.asked || due}
+	at := x.scripts
+	if x.welcome.GroupWait > 0 { // the group's rounds have them first
+		at = at.Add(x.welcome.GroupWait + x.welcome.CutInterval)
+	}
+	due := x.welcome.AppInterval > 0 && !time.Now().Before(at)
+	c := quiesce.Cut{Machine: x.Machine, Epoch: x.epoch, Final: x.final, Scripts: x.final || x.asked || due || x.group.scripts}
 	if x.set != nil {
 		c.Seq = x.set.seq
 	}
@@ -128,6 +141,7 @@ func (x *session) notFrozen(err error) (changeset.Cut, error) {
 	if x.ctx.Err() != nil {
 		return changeset.Cut{}, x.ctx.Err()
 	}
+	x.miss(err.Error())
 	x.Logger.Warn("the machine could not be frozen", "error", err.Error())
 	return x.runningCut(err.Error(), agreePasses)
 }
@@ -177,7 +191,11 @@ func (x *session) approach() (last time.Duration, err error) {
 // frozenCut sends the rest and lets the machine go on, unless the cut is final.
 func (x *session) frozenCut(hold *quiesce.Hold) (changeset.Cut, error) {
 	c := changeset.Cut{SourceTime: now()}
+	x.isFrozen(hold)
 	why, err := x.sendFrozen(hold)
+	if err == nil && why == nil {
+		c.Group, err = x.together(hold)
+	}
 	if err == nil && why == nil && x.final {
 		if why = hold.Keep(maxHeld); why == nil {
 			x.outcome(&c, hold, hold.Outcome())
@@ -196,6 +214,9 @@ func (x *session) frozenCut(hold *quiesce.Hold) (changeset.Cut, error) {
 		x.Logger.Warn("no recovery point this time", "error", o.Note)
 	}
 	x.outcome(&c, hold, o)
+	if c.Consistency == ident.NoConsistency {
+		c.Group = nil // it was not frozen all the time
+	}
 	return c, err
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"drover/agent/tracker"
@@ -38,6 +39,10 @@ type session struct {
 	release chan struct{}     // of size 1
 	room    chan struct{}     // of size 1: a set was acknowledged
 
+	barriers chan wire.Barrier // of size 1: the newest step of the group's round
+	looping  atomic.Bool       // barriers are taken up
+	group    joined
+
 	line line
 
 	comparing comparing
@@ -70,7 +75,7 @@ func (s *Source) Run(ctx context.Context, t Target) error {
 	x := &session{
 		Source: s, conn: conn, epoch: t.Epoch, sums: make(chan *wire.Sums, maxQueries),
 		orders: make(chan wire.Command, 1), release: make(chan struct{}, 1), room: make(chan struct{}, 1),
-		comparing: newComparing(),
+		barriers: make(chan wire.Barrier, 1), comparing: newComparing(),
 	}
 	x.ctx, x.cancel = context.WithCancelCause(ctx)
 	stop := context.AfterFunc(x.ctx, func() { _ = conn.Close() })
@@ -167,6 +172,8 @@ func (x *session) read() error {
 			}
 		case *wire.Command:
 			x.ordered(*m)
+		case *wire.Barrier:
+			x.barrier(*m)
 		case *wire.Verify:
 			x.comparing.ordered(*m)
 		case *wire.VerifySums:
@@ -221,6 +228,7 @@ func (x *session) ping() {
 // loop makes cuts, at their cadence and when the server asks.
 func (x *session) loop() error {
 	x.showState()
+	x.looping.Store(true)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -240,6 +248,10 @@ func (x *session) loop() error {
 			if err := x.obey(o); err != nil {
 				return err
 			}
+		case b := <-x.barriers:
+			if !x.join(b) {
+				continue
+			}
 		case <-timer.C:
 			if x.frozen != nil {
 				x.checkHeld()
@@ -252,7 +264,7 @@ func (x *session) loop() error {
 		if err != nil {
 			return err
 		}
-		pause := max(x.welcome.CutInterval-time.Since(begin), 0)
+		pause := max(x.welcome.CutInterval-time.Since(begin), 0) + x.welcome.GroupWait
 		if !quiet && x.final {
 			pause = busyPause
 		}

@@ -4,6 +4,7 @@
 //	session.go  one session: hello, welcome, reading, the loop of cuts
 //	base.go     copying and comparing
 //	cut.go      making a recovery point
+//	group.go    making it at the same moment as the other machines of a consistency group
 //	set.go      one change set on the wire, and what became of it
 //	pack.go     extents become chunks: gathered, encoded, sent in order
 //	verify.go   comparing source and replica beside the stream

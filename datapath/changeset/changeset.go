@@ -21,6 +21,8 @@ const (
 	MaxExtents     = 4 << 20           // extents of one change set
 	MaxChunk       = 512               // extents of one chunk
 	MaxDiskSize    = int64(64) << 40   // 64 TiB
+	MaxMembers     = 64                // machines of one consistency group
+	MaxGroupName   = 63                // bytes of its name
 )
 
 // Kind says what a change set is for.
@@ -67,6 +69,16 @@ type Cut struct {
 	Final       bool              `json:"final,omitempty"`    // the source stays frozen: nothing is written after this cut
 	Freeze      time.Duration     `json:"freeze,omitempty"`   // how long the source was frozen for it
 	Note        string            `json:"note,omitempty"`     // at most 200 bytes, e.g. why consistency is less than asked
+	Group       *Group            `json:"group,omitempty"`    // several machines were frozen at this moment
+}
+
+// Group says that a cut is of the one moment of several machines: all of the round's
+// were frozen then. Theirs is a point in common once each of them has it.
+type Group struct {
+	Name    string      `json:"name"`
+	Round   ident.Round `json:"round"`
+	Members int         `json:"members"`           // machines that were frozen
+	Scripts bool        `json:"scripts,omitempty"` // the scripts of all were run
 }
 
 // Extent is a run of blocks of one disk. Extents of one change set are applied

@@ -109,6 +109,9 @@ func (c Cut) validate() error {
 	if len(c.Note) > maxNote || !c.Consistency.Valid() || c.SourceTime.IsZero() {
 		return fmt.Errorf("cut with %s consistency, time %s, note of %d bytes", c.Consistency, c.SourceTime, len(c.Note))
 	}
+	if g := c.Group; g != nil && (g.Name == "" || len(g.Name) > MaxGroupName || g.Round == 0 || g.Members < 1 || g.Members > MaxMembers) {
+		return fmt.Errorf("cut of group %.64q, round %s of %d machines", g.Name, g.Round, g.Members)
+	}
 	return nil
 }
 

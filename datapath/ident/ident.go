@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/google/uuid"
 )
@@ -125,6 +126,25 @@ func (p Position) IsZero() bool { return p == Position{} }
 
 func (p Position) String() string {
 	return fmt.Sprintf("%d/%d/%s", p.Epoch, p.Seq, p.Digest.String()[:8])
+}
+
+// Round names one moment to which all machines of a consistency group were brought. It
+// is random, so that no two servers and no two runs of one give the same; 0 is none.
+type Round uint64
+
+func (r Round) String() string { return fmt.Sprintf("%016x", uint64(r)) }
+
+// MarshalText gives 16 hex digits.
+func (r Round) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
+
+// UnmarshalText reads 16 hex digits.
+func (r *Round) UnmarshalText(b []byte) error {
+	n, err := strconv.ParseUint(string(b), 16, 64)
+	if err != nil || Round(n).String() != string(b) {
+		return fmt.Errorf("round %q: want 16 hex digits, lower case", b)
+	}
+	*r = Round(n)
+	return nil
 }
 
 // Consistency says what a recovery point may be trusted for.

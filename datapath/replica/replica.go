@@ -78,7 +78,8 @@ type Point struct {
 	Final       bool              `json:"final,omitempty"`
 	Freeze      time.Duration     `json:"freeze,omitempty"`
 	Note        string            `json:"note,omitempty"`
-	Disks       []Disk            `json:"disks"` // sizes as of the cut
+	Group       *changeset.Group  `json:"group,omitempty"` // it is of the one moment of several machines
+	Disks       []Disk            `json:"disks"`           // sizes as of the cut
 	UndoBytes   int64             `json:"undoBytes"`
 	Holds       []Hold            `json:"holds,omitempty"`
 }

@@ -33,6 +33,11 @@ func DefaultRetention() Retention {
 // kept while no new one can be made. Of each interval the newest point stays, but
 // the strongest consistency wins. The newest point and held points always stay.
 //
+// Points of a consistency group come before those of the machine alone, and among them
+// those for which the scripts of all were run. They have the same time and the same rank
+// at all its machines, so that each of them keeps the same ones, as long as their
+// policies are the same.
+//
 // Times come from clocks, and clocks jump; a wrong time may keep points for longer
 // than the policy says, but never makes one older than it can be: see [ages]. now is
 // the server's clock.
@@ -57,7 +62,7 @@ func Thin(points []Point, r Retention, now time.Time) []ident.Seq {
 			switch {
 			case !taken:
 				kept[key] = i
-			case points[j].Consistency < p.Consistency:
+			case rank(points[j]) < rank(p):
 				drop[j], kept[key] = true, i
 			default:
 				drop[i] = true
@@ -71,6 +76,18 @@ func Thin(points []Point, r Retention, now time.Time) []ident.Seq {
 		}
 	}
 	return plan
+}
+
+// rank orders points of one interval; a point of more is good for more.
+func rank(p Point) int {
+	const group, scripts = int(ident.ApplicationConsistent) + 1, 1
+	switch {
+	case p.Group == nil:
+		return int(p.Consistency)
+	case p.Group.Scripts:
+		return group + scripts
+	}
+	return group
 }
 
 // ages says how old each point is at least.

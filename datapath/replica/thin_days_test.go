@@ -7,6 +7,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"drover/datapath/changeset"
 	"drover/datapath/ident"
 )
 
@@ -196,4 +197,45 @@ func TestThinKeepsOldPointsUntilThereIsANewOne(t *testing.T) {
 		}
 	})
 	require.Len(t, before, 241+22+72+48)
+}
+
+// Machines of a group keep the points that they have in common, and none of them another
+// one, whatever each has made besides for itself.
+func TestThinKeepsGroupsInStep(t *testing.T) {
+	start := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	member := func(n int) (kept []Point) {
+		var points []Point
+		for i := range 2 * int(day/cutEvery) {
+			now := start.Add(time.Duration(i) * cutEvery)
+			p := Point{ID: ident.Seq(len(points) + 1), Time: now, Consistency: ident.FileSystemConsistent}
+			switch {
+			case i%20 == 7: // the round came to nothing
+				p.Time = p.Time.Add(time.Duration(n) * time.Second)
+			case i%480 == 11: // every four hours; only some have scripts at all
+				p.Group = &changeset.Group{Name: "g", Round: ident.Round(i + 1), Members: 3, Scripts: true}
+				p.Consistency += ident.Consistency(n % 2)
+			default:
+				p.Group = &changeset.Group{Name: "g", Round: ident.Round(i + 1), Members: 3}
+			}
+			points = append(points, p)
+			if i%60 == 31 && n > 0 { // made by order, for itself
+				points = append(points, Point{ID: ident.Seq(len(points) + 1), Time: now.Add(time.Duration(n) * time.Second), Consistency: ident.ApplicationConsistent})
+			}
+		}
+		return without(points, Thin(points, DefaultRetention(), points[len(points)-1].Time))
+	}
+	common := func(points []Point) (out []ident.Round) {
+		for _, p := range points {
+			if p.Group != nil {
+				out = append(out, p.Group.Round)
+			} else {
+				require.Less(t, start.Add(2*day).Sub(p.Time), 2*hour+time.Minute, "where not all are kept, those in common are")
+			}
+		}
+		return out
+	}
+	first := common(member(0))
+	require.Equal(t, first, common(member(1)))
+	require.Equal(t, first, common(member(2)))
+	require.Contains(t, first, ident.Round(480*5+11+1), "of the interval, the one for which the scripts were run")
 }

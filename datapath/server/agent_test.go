@@ -38,6 +38,7 @@ type agent struct {
 	orders   []wire.Order
 	obeyed   uint32 // the newest order's number
 	refusal  *wire.Refuse
+	barriers chan wire.Barrier
 }
 
 // tryConnect says hello. One of agent and refusal is given.
@@ -54,7 +55,7 @@ func (r *running) tryConnect(peer ident.Peer, hello *wire.Hello) (*agent, *wire.
 	}
 	w, ok := first.(*wire.Welcome)
 	require.True(r.t, ok, "a welcome, not %T", first)
-	a := &agent{t: r.t, conn: conn, welcome: w, tail: w.Position, sums: make(chan *wire.Sums, 1), compared: make(chan *wire.VerifySums, 1), done: make(chan struct{})}
+	a := &agent{t: r.t, conn: conn, welcome: w, tail: w.Position, sums: make(chan *wire.Sums, 1), compared: make(chan *wire.VerifySums, 1), barriers: make(chan wire.Barrier, 64), done: make(chan struct{})}
 	go a.listen()
 	r.t.Cleanup(a.close)
 	return a, nil
@@ -104,6 +105,8 @@ func (a *agent) listen() {
 			a.verifies = m.ID
 		case *wire.VerifySums:
 			a.compared <- m
+		case *wire.Barrier:
+			a.barriers <- *m
 		}
 		ended := a.refusal != nil
 		a.mu.Unlock()

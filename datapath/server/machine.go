@@ -49,6 +49,7 @@ type machine struct {
 	pipe    *pipeline.Pipeline
 	fenced  error
 	session *session
+	late    bool       // it has not answered in its group's last round, and done nothing since
 	order   wire.Order // a cut that is asked for and not answered yet; 0 none
 	release bool       // the agent must be told to thaw
 	asked   uint32     // counts the orders
@@ -257,6 +258,9 @@ func (m *machine) onStored(s changeset.Summary) {
 func (m *machine) onApplied(s changeset.Summary, _ replica.Point) {
 	m.s.metrics.sets.WithLabelValues("applied").Inc()
 	m.s.drained.Add(s.StoredBytes)
+	if s.Cut.Group != nil {
+		m.s.appliedGroup(m.id, *s.Cut.Group)
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.facts.applied = s.Position()

@@ -17,6 +17,9 @@ type metrics struct {
 	dropped  *prometheus.CounterVec
 	verdicts *prometheus.CounterVec
 	differed prometheus.Counter
+	rounds   *prometheus.CounterVec
+	missed   *prometheus.CounterVec
+	common   *prometheus.GaugeVec
 	register prometheus.Registerer // nil: nobody reads them
 }
 
@@ -37,12 +40,18 @@ func newMetrics(r prometheus.Registerer, s *Server) *metrics {
 			Name: "drover_verify_total", Help: "Comparisons of a source with its replica, by verdict."}, []string{"verdict"}),
 		differed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "drover_verify_differed_bytes_total", Help: "Bytes that comparisons found to differ though nothing was under way."}),
+		rounds: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "drover_group_rounds_total", Help: "Rounds of consistency groups: together, all were frozen at one moment; alone, somebody missed it."}, []string{"group", "outcome"}),
+		missed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "drover_group_missed_total", Help: "Rounds of its consistency group that a machine missed."}, []string{"group", "machine"}),
+		common: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "drover_group_point_timestamp_seconds", Help: "Time of the newest recovery point that all machines of a consistency group have in common."}, []string{"group"}),
 		register: r,
 	}
 	if r == nil {
 		return m
 	}
-	r.MustRegister(m.sessions, m.refused, m.received, m.sets, m.broken, m.dropped, m.verdicts, m.differed,
+	r.MustRegister(m.sessions, m.refused, m.received, m.sets, m.broken, m.dropped, m.verdicts, m.differed, m.rounds, m.missed, m.common,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "drover_spool_used_bytes", Help: "Bytes in the spool."},
 			func() float64 { used, _ := s.spool.Usage(); return float64(used) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "drover_spool_limit_bytes", Help: "Bytes the spool may take."},

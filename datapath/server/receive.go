@@ -67,6 +67,9 @@ func (x *session) handle(message wire.Message) error {
 		return x.answer(m)
 	case *wire.Progress:
 		return x.progress(m)
+	case *wire.Reached:
+		x.reached(m)
+		return nil
 	case *wire.VerifyQuery, *wire.VerifyResult:
 		return x.question(m)
 	case *wire.Pong:
@@ -151,7 +154,7 @@ func (x *session) finish(end *wire.End) error {
 	if err := x.chunks.Drain(); err != nil {
 		return alreadyTold(err)
 	}
-	end.Cut = x.dated(end.Cut)
+	end.Cut = x.grouped(x.dated(end.Cut))
 	summary, err := r.w.Finish(end.Cut)
 	if err == nil {
 		err = r.buffer.Flush()

@@ -12,6 +12,8 @@
 //	load.go     what is told of the server's health
 //	session.go  one agent's session: hello, welcome, the loop
 //	pace.go     how fast it is read
+//	group.go    consistency groups: when their rounds are, and what came of them
+//	round.go    one round: all its machines at one moment, or the names of those that missed it
 //	receive.go  a change set, from Begin to End
 //	chunk.go    its chunks: checked beside each other, written in order
 //	verify.go   comparing a machine's source with its replica: who asks for it; verify_answer.go
@@ -102,6 +104,7 @@ type Server struct {
 	line    *throttle.Limiter // what all agents share
 	slots   *pipeline.Slots   // what all pipelines share
 	drained atomic.Int64      // bytes applied since the start
+	groups  groups
 
 	mu       sync.Mutex
 	machines map[ident.MachineID]*machine
@@ -186,7 +189,13 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	go func() { defer close(served); failed <- srv.ServeTLS(gate, "", "") }()
 	watched := make(chan struct{})
 	watching, stopWatching := context.WithCancel(ctx)
-	go func() { defer close(watched); s.watch(watching) }()
+	go func() {
+		defer close(watched)
+		var both sync.WaitGroup
+		both.Go(func() { s.watch(watching) })
+		both.Go(func() { s.watchGroups(watching) })
+		both.Wait()
+	}()
 	var err error
 	select {
 	case <-ctx.Done():

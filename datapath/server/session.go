@@ -52,6 +52,11 @@ type session struct {
 	questions chan wire.Message // of size maxQuestions: of the agent's half of a comparison
 	encode    codec.Codec       // what the server encodes with
 	wireBytes int64             // counted so far
+
+	// Of the machine's mu: its part in its group's round.
+	round    *round       // nil: none
+	barrier  wire.Barrier // the newest step, to be told
+	together *moment      // its next cut may be of; nil: of none
 }
 
 // refused is an error that is told to the agent.
@@ -240,6 +245,9 @@ func (x *session) register(g stream.Grant, hello *wire.Hello) (*wire.Welcome, er
 		Nonce: newNonce(), Generation: st.Generation, Mode: modeOf(st, tail, whole), Position: tail, KeyID: x.key.ID,
 		Disks: x.header.Disks, ServerTime: time.Now(), CutInterval: g.Cut, AppInterval: g.App, BaseSetBytes: baseSetBytes,
 	}
+	if g.Group != nil {
+		w.GroupWait = g.Group.ReadyWithin() + g.Group.FrozenWithin() + groupSlack
+	}
 	w.Codec, w.Adapt = g.Compression.Agent()
 	if w.Mode != wire.ModeDelta && m.facts.baseStarted.IsZero() {
 		m.facts.begin(st.Spec.Disks)
@@ -321,7 +329,11 @@ func (x *session) leave() {
 		x.m.seen = time.Now()
 	}
 	x.m.signal()
+	round := x.round
 	x.m.mu.Unlock()
+	if round != nil {
+		round.reached(x.m.id, 0, "its session ended in the middle")
+	}
 	close(x.done)
 }
 
@@ -350,6 +362,7 @@ type told struct {
 	stored, applied ident.Seq
 	asked           uint32 // the newest order
 	verify          uint64 // the comparison
+	barrier         wire.Barrier
 	greeted         bool
 }
 
@@ -385,8 +398,14 @@ func (x *session) tell(t *told) error {
 	// A source thaws that a broken-off final cut froze; a release never waits for a cut.
 	release := x.m.release || order == 0 && !x.m.rec.Held && !t.greeted
 	x.m.release = false
-	verify := x.m.verifyOrder()
+	verify, barrier := x.m.verifyOrder(), x.barrier
 	x.m.mu.Unlock()
+	if barrier != t.barrier { // first: the others of its group may be waiting, frozen
+		t.barrier = barrier
+		if err := x.conn.Send(&barrier); err != nil {
+			return err
+		}
+	}
 	t.greeted = true
 	if applied.IsZero() {
 		applied = x.writer.State().Position

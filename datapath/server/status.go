@@ -54,7 +54,7 @@ func (f *facts) disk(id ident.DiskID) *stream.DiskProgress {
 // status puts together what is known now.
 func (m *machine) status() stream.Status {
 	m.mu.Lock()
-	f, w, p := m.facts, m.writer, m.pipe
+	f, w, p, group := m.facts, m.writer, m.pipe, m.rec.Grant.Group
 	st := stream.Status{
 		Machine: m.id, Epoch: m.rec.Grant.Epoch, Broken: m.rec.Broken, Connected: m.session != nil, LastSeen: m.heard,
 		Stored: f.stored, Applied: f.applied, StoredTime: f.storedTime,
@@ -67,6 +67,7 @@ func (m *machine) status() stream.Status {
 		st.Verify = &stream.VerifyProgress{Deep: c.order.Deep, Done: c.read, Total: c.total, Started: c.started.UTC(), Waits: m.waits(c)}
 	}
 	m.mu.Unlock()
+	st.Group = m.s.groups.status(group)
 	m.s.mu.Lock()
 	if v, ok := m.s.records[m.id]; ok {
 		st.Verified = &v

@@ -88,6 +88,9 @@ func checkGrant(g stream.Grant) error {
 	if g.Spec.Machine.IsZero() || g.Epoch == 0 || g.Instance == "" || len(g.Spec.Disks) == 0 || g.Cut <= 0 {
 		return errors.New("machine, epoch, instance, disks and cadence are needed")
 	}
+	if g.Group != nil {
+		return g.Group.Validate()
+	}
 	return nil
 }
 

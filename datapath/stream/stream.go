@@ -23,6 +23,8 @@ type Grant struct {
 	Cut      time.Duration `json:"cut"` // cadence of cuts
 	// App is the cadence of application-consistent cuts; 0: none but ordered ones.
 	App time.Duration `json:"app,omitempty"`
+	// Group is the consistency group that the machine is of; nil: none.
+	Group *Group `json:"group,omitempty"`
 	// LossLimit: a machine without a session for longer is marked for resync. 0 never.
 	LossLimit time.Duration     `json:"lossLimit"`
 	Retention replica.Retention `json:"retention"`
@@ -98,6 +100,8 @@ type Status struct {
 	BacklogSets   int           `json:"backlogSets"`
 	ServerTime    time.Time     `json:"serverTime"`
 	FreezeLast    time.Duration `json:"freezeLast"`
+	// Group is how the machine's consistency group does; nil: it is of none.
+	Group *GroupStatus `json:"group,omitempty"`
 	// Verify is how far a comparison of source and replica is, when one is running.
 	Verify *VerifyProgress `json:"verify,omitempty"`
 	// Verified is the newest record that this server has seen of the machine.

@@ -120,16 +120,17 @@ func samples() []sample {
 		{fromAgent, &Hello{Machine: ident.MachineID{0xa1, 15: 0x1a}, Epoch: 3, AgentVersion: "1.2.3", Instance: "4209-uuid",
 			Disks: testDisks(), Known: pos, Outstanding: []ident.Position{{Epoch: 3, Seq: 78, Digest: digestOf(9)}}, SourceTime: at}},
 		{fromServer, &Welcome{Nonce: testNonce, Generation: 5, Mode: ModeCompare, Position: pos, KeyID: "key-é",
-			Disks: testDisks(), ServerTime: at, CutInterval: 5 * time.Minute, AppInterval: time.Hour, BaseSetBytes: 64 << 20, Codec: codec.S2, Adapt: true}},
+			Disks: testDisks(), ServerTime: at, CutInterval: 5 * time.Minute, AppInterval: time.Hour, GroupWait: 12 * time.Second, BaseSetBytes: 64 << 20, Codec: codec.S2, Adapt: true}},
 		{fromAgent, &Progress{Disk: 1, Done: 4096, Total: 4608}},
 		{fromAgent, &Begin{Seq: 78, Prev: digestOf(0x80), Kind: changeset.Delta}},
 		{fromAgent, testData(512, 1)},
 		{fromAgent, testScattered()},
 		{fromAgent, &End{Seq: 78, Extents: 4, Answers: 9, Times: testTimes(2), Cut: changeset.Cut{SourceTime: at, ClockOffset: -time.Millisecond,
-			Consistency: 3, Complete: true, Final: true, Freeze: 1500 * time.Millisecond, Note: "vss"}}},
+			Consistency: 3, Complete: true, Final: true, Freeze: 1500 * time.Millisecond, Note: "vss", Group: &changeset.Group{Round: 0x1234}}}},
 		{fromAgent, &SumsQuery{Disk: 1, Level: 2, First: 1 << 33, Count: 8192}},
 		{fromAgent, &VerifyQuery{ID: 7, Settle: true, Disk: 1, Level: 2, First: 1 << 20, Count: 512, Done: 5 << 20, Total: 9 << 20}},
 		{fromAgent, &VerifyResult{ID: 7, TooMuch: true, Failed: "no", Disks: []Compared{{Differed: 8192, Mended: 4096, Busy: 12288, First: []int64{4096, 1 << 30}}, {}}}},
+		{fromAgent, &Reached{Round: 0x1234, Step: StepFreeze, Missed: "busy"}},
 		{fromAgent, &Pong{Time: at}},
 		{fromAgent, &Refuse{Code: CodeStopped, Detail: "bye", RetryAfter: time.Second}},
 		{fromServer, &Ack{Level: Stored, Position: pos}},
@@ -137,6 +138,7 @@ func samples() []sample {
 		{fromServer, &Command{Order: OrderFinalCut, ID: 9}},
 		{fromServer, &Pong{}},
 		{fromServer, &Verify{ID: math.MaxUint64, Rate: 128 << 20}},
+		{fromServer, &Barrier{Round: 0x1234, Step: StepReady, Scripts: true, Within: 10 * time.Second}},
 		{fromServer, &VerifySums{ID: 7, Sums: Sums{Disk: 1, Level: 2, First: 3, Sums: []uint64{0, 5}}}},
 		{fromServer, &Refuse{Code: CodeFull, Detail: "the spool is full", RetryAfter: 30 * time.Second}},
 	}
@@ -213,7 +215,7 @@ func TestSamplesCoverEveryKind(t *testing.T) {
 		require.Equal(t, k, newMessage(k).kind())
 	}
 	require.Nil(t, newMessage(0))
-	require.Nil(t, newMessage(KindVerifyResult+1))
+	require.Nil(t, newMessage(KindReached+1))
 }
 
 func TestMarshalRoundTrip(t *testing.T) {
@@ -271,6 +273,7 @@ func largest() []Message {
 		&Command{Order: OrderRelease}, &Ping{Time: at}, &Pong{Time: at},
 		&Verify{ID: 1}, &VerifyQuery{ID: 1, Count: checksum.MaxSums, Done: maxTotal, Total: maxTotal},
 		&VerifySums{ID: 1, Sums: Sums{Sums: make([]uint64, checksum.MaxSums)}}, &VerifyResult{ID: 1, Disks: compared, Failed: strings.Repeat("f", MaxText)},
+		&Barrier{Round: 1, Step: StepAlone, Within: maxWithin}, &Reached{Round: 1, Step: StepSend, Missed: strings.Repeat("m", maxNote)},
 	}
 }
 
@@ -334,6 +337,9 @@ func TestInvalidMessagesAreNotMarshalled(t *testing.T) {
 		&VerifyQuery{ID: 1, Count: 1, Total: maxTotal + 1}, &VerifyQuery{ID: 1}, &VerifyQuery{ID: 1, Count: 513, Level: 2}, &VerifyQuery{ID: 1, Count: 1, Level: 5}, &VerifySums{Sums: Sums{Sums: []uint64{1}}}, &VerifySums{ID: 1},
 		&VerifyResult{Disks: []Compared{{}}}, &VerifyResult{ID: 1}, &VerifyResult{ID: 1, Disks: make([]Compared, changeset.MaxDisks+1)},
 		&VerifyResult{ID: 1, Disks: []Compared{{First: make([]int64, MaxFirst+1)}}}, &VerifyResult{ID: 1, Disks: []Compared{{Busy: -4096}}},
+		&Welcome{Nonce: 1, Mode: ModeCopy, CutInterval: 1, GroupWait: -1, BaseSetBytes: 1, Disks: disks},
+		&Barrier{Step: StepSend}, &Barrier{Round: 1}, &Barrier{Round: 1, Step: StepAlone + 1}, &Barrier{Round: 1, Step: StepSend, Within: -1},
+		&Barrier{Round: 1, Step: StepSend, Within: maxWithin + 1}, &Reached{Step: StepSend}, &Reached{Round: 1}, &Reached{Round: 1, Step: StepSend, Missed: strings.Repeat("m", maxNote+1)},
 		&VerifyResult{ID: 1, Disks: []Compared{{Differed: 1}}}, &VerifyResult{ID: 1, Disks: []Compared{{Mended: 4096}}},
 	}
 	for i, m := range bad {
@@ -363,7 +369,7 @@ func TestCountsAreCheckedFirst(t *testing.T) {
 	hello.u16(changeset.MaxDisks)
 	outstanding.raw(make([]byte, 16+8+8+positionBytes+4+2))
 	outstanding.u16(MaxOutstanding)
-	times.raw(make([]byte, 8+8+8+8+3+8+2+4))
+	times.raw(make([]byte, 8+8+8+8+3+8+2+8+4))
 	times.u16(changeset.MaxDisks)
 	for _, c := range []struct {
 		k       Kind
@@ -423,7 +429,7 @@ func TestOtherVersionIsItsOwnCode(t *testing.T) {
 	var p *ProtocolError
 	require.ErrorAs(t, err, &p)
 	require.Equal(t, CodeVersion, p.Code)
-	require.Equal(t, "protocol error (version): protocol version 1, want 2: upgrade the older side", err.Error())
+	require.Equal(t, "protocol error (version): protocol version 1, want 3: upgrade the older side", err.Error())
 }
 
 func TestKindsOfTheWrongTimeOrSide(t *testing.T) {

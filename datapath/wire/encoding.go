@@ -82,6 +82,7 @@ func (m *Welcome) marshal(e *encoder) {
 	e.time(m.ServerTime)
 	e.i64(int64(m.CutInterval))
 	e.i64(int64(m.AppInterval))
+	e.i64(int64(m.GroupWait))
 	e.i64(m.BaseSetBytes)
 	e.text(m.KeyID)
 	e.disks(m.Disks)
@@ -97,6 +98,7 @@ func (m *Welcome) unmarshal(d *decoder) {
 	m.ServerTime = d.time()
 	m.CutInterval = d.duration()
 	m.AppInterval = d.duration()
+	m.GroupWait = d.duration()
 	m.BaseSetBytes = d.i64()
 	m.KeyID = d.text(maxShortText)
 	m.Disks = d.disks()
@@ -115,6 +117,8 @@ func (m *Welcome) Validate() error {
 		return fmt.Errorf("cut interval %s", m.CutInterval)
 	case m.AppInterval < 0:
 		return fmt.Errorf("interval of application-consistent cuts %s", m.AppInterval)
+	case m.GroupWait < 0:
+		return fmt.Errorf("wait for a group's round %s", m.GroupWait)
 	case !m.Codec.Valid():
 		return fmt.Errorf("unknown %s", m.Codec)
 	case m.BaseSetBytes <= 0 || m.BaseSetBytes > changeset.MaxBytes:
@@ -268,6 +272,7 @@ func (m *End) marshal(e *encoder) {
 	e.flag(m.Cut.Final)
 	e.i64(int64(m.Cut.Freeze))
 	e.text(m.Cut.Note)
+	e.u64(uint64(roundOf(m.Cut)))
 	e.u32(m.Answers)
 	e.u16(uint16(len(m.Times)))
 	for i := range m.Times {
@@ -288,6 +293,9 @@ func (m *End) unmarshal(d *decoder) {
 	m.Cut.Final = d.flag()
 	m.Cut.Freeze = d.duration()
 	m.Cut.Note = d.text(maxNote)
+	if r := ident.Round(d.u64()); r != 0 {
+		m.Cut.Group = &changeset.Group{Round: r}
+	}
 	m.Answers = d.u32()
 	n := int(d.u16())
 	if n > changeset.MaxDisks || n*timesBytes > len(d.b) {

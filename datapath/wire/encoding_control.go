@@ -149,6 +149,7 @@ var kindNames = [...]string{
 	KindEnd: "End", KindAck: "Ack", KindSumsQuery: "SumsQuery", KindSums: "Sums", KindProgress: "Progress",
 	KindCommand: "Command", KindPing: "Ping", KindPong: "Pong",
 	KindVerify: "Verify", KindVerifyQuery: "VerifyQuery", KindVerifySums: "VerifySums", KindVerifyResult: "VerifyResult",
+	KindBarrier: "Barrier", KindReached: "Reached",
 }
 
 // String gives the message's name.

@@ -49,12 +49,12 @@ var kinds = [...]struct {
 }{
 	KindHello: {fromAgent, 16 + 8 + 8 + positionBytes + 2*(2+maxShortText) +
 		2 + changeset.MaxDisks*diskBytes + 2 + MaxOutstanding*positionBytes, true, false},
-	KindWelcome: {fromServer, 8 + 4 + 1 + positionBytes + 8 + 8 + 8 + 8 + 2 + maxShortText +
+	KindWelcome: {fromServer, 8 + 4 + 1 + positionBytes + 8 + 8 + 8 + 8 + 8 + 2 + maxShortText +
 		2 + changeset.MaxDisks*diskBytes + 1 + 1, true, false},
 	KindRefuse:    {fromAgent | fromServer, 2 + 8 + 2 + MaxText, true, false},
 	KindBegin:     {fromAgent, 8 + 32 + 1, false, true},
 	KindData:      {fromAgent, 4 + 1 + 2 + changeset.MaxChunk*extentBytes + 8*maxChunkSums + 4 + changeset.MaxExtentBytes, false, true},
-	KindEnd:       {fromAgent, 8 + 8 + 8 + 8 + 1 + 1 + 1 + 8 + 2 + maxNote + 4 + 2 + changeset.MaxDisks*timesBytes, false, false},
+	KindEnd:       {fromAgent, 8 + 8 + 8 + 8 + 1 + 1 + 1 + 8 + 2 + maxNote + 8 + 4 + 2 + changeset.MaxDisks*timesBytes, false, false},
 	KindAck:       {fromServer, 1 + positionBytes, false, false},
 	KindSumsQuery: {fromAgent, 4 + 4 + 8 + 4, false, false},
 	KindSums:      {fromServer, 4 + 4 + 8 + 4 + 8*checksum.MaxSums, false, false},
@@ -67,6 +67,9 @@ var kinds = [...]struct {
 	KindVerifyQuery:  {fromAgent, 8 + 1 + 4 + 4 + 8 + 4 + 8 + 8, false, false},
 	KindVerifySums:   {fromServer, 8 + 4 + 4 + 8 + 4 + 8*checksum.MaxSums, false, false},
 	KindVerifyResult: {fromAgent, 8 + 1 + 2 + MaxText + 2 + changeset.MaxDisks*comparedBytes, false, false},
+
+	KindBarrier: {fromServer, 8 + 1 + 1 + 8, false, false},
+	KindReached: {fromAgent, 8 + 1 + 2 + maxNote, false, false},
 }
 
 // ProtocolError is a frame that must not be. It ends the session.
@@ -217,6 +220,10 @@ func newMessage(k Kind) Message {
 		return new(VerifySums)
 	case KindVerifyResult:
 		return new(VerifyResult)
+	case KindBarrier:
+		return new(Barrier)
+	case KindReached:
+		return new(Reached)
 	}
 	return nil
 }

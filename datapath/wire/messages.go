@@ -12,6 +12,8 @@
 //	Begin, Data..., End      ->                      (one change set)
 //	                         <-   Ack (spooled), Ack (stored)
 //	                         <-   Command            (at any time: cut now, stop)
+//	                         <-   Barrier            (a step of its group's round)
+//	Reached                  ->
 //	                         <-   Verify             (compare beside the stream, or stop it)
 //	VerifyQuery              ->
 //	                         <-   VerifySums
@@ -31,13 +33,13 @@ import (
 	"drover/datapath/waterfall"
 )
 
-// Version is the protocol's version; no other is spoken. Version 1 sent every extent
-// in a frame of its own and nothing compressed.
-const Version = 2
+// Version is the protocol's version; no other is spoken. FORMAT.md says what each one
+// has changed.
+const Version = 3
 
 // UpgradeToken is the value of the Upgrade header; Path is what is requested.
 const (
-	UpgradeToken = "drover/2"
+	UpgradeToken = "drover/3"
 	Path         = "/v1/stream"
 )
 
@@ -107,6 +109,9 @@ type Welcome struct {
 	// AppInterval is the cadence of application-consistent cuts; 0: none but those that
 	// are ordered.
 	AppInterval time.Duration
+	// GroupWait is how long after CutInterval a machine of a consistency group makes a
+	// cut by itself, when no round has come; 0: it is of no group.
+	GroupWait time.Duration
 	// BaseSetBytes bounds the plain data of one base set.
 	BaseSetBytes int64
 	// Codec is what the agent encodes chunks with. With Adapt it begins with it and
@@ -164,7 +169,8 @@ func (m *Data) Free() {
 	m.memory, m.Data = nil, nil
 }
 
-// End completes a change set. Extents is how many were sent, to notice loss.
+// End completes a change set. Extents is how many were sent, to notice loss. Of the cut's
+// group only the round is sent: the server knows the rest.
 type End struct {
 	Seq     ident.Seq
 	Extents int64
@@ -230,6 +236,42 @@ const (
 type Command struct {
 	Order Order
 	ID    uint32 // of a cut: rises within a session
+}
+
+// Step is a step of a round, in which all machines of a consistency group come to one
+// moment. The server orders it; the agent answers with Reached when it is there, and
+// waits for the next.
+type Step uint8
+
+// The steps.
+const (
+	// StepSend: send what has changed while the machine runs. It comes first, when
+	// scripts follow.
+	StepSend Step = 1
+	// StepReady: do all that comes before the freeze. With Scripts they are run.
+	StepReady Step = 2
+	// StepFreeze: freeze.
+	StepFreeze Step = 3
+	// StepTogether: all are frozen. The cut is of this round; it has no answer.
+	StepTogether Step = 4
+	// StepAlone: there is no common moment this time. The cut is made all the same, of
+	// this machine alone; it has no answer.
+	StepAlone Step = 5
+)
+
+// Barrier orders a step.
+type Barrier struct {
+	Round   ident.Round
+	Step    Step
+	Scripts bool
+	Within  time.Duration // how long the server waits for the answer
+}
+
+// Reached answers a Barrier.
+type Reached struct {
+	Round  ident.Round
+	Step   Step
+	Missed string // why the step was not reached; empty when it was
 }
 
 // Verify orders a comparison of source and replica beside the stream. The same ID goes
@@ -303,6 +345,8 @@ const (
 	KindVerifyQuery
 	KindVerifySums
 	KindVerifyResult
+	KindBarrier
+	KindReached
 )
 
 func (*Hello) kind() Kind     { return KindHello }
@@ -323,3 +367,6 @@ func (*Verify) kind() Kind       { return KindVerify }
 func (*VerifyQuery) kind() Kind  { return KindVerifyQuery }
 func (*VerifySums) kind() Kind   { return KindVerifySums }
 func (*VerifyResult) kind() Kind { return KindVerifyResult }
+
+func (*Barrier) kind() Kind { return KindBarrier }
+func (*Reached) kind() Kind { return KindReached }

@@ -76,7 +76,7 @@ var arrows = map[string][]string{
 	"datapath/waterfall":      {},
 	"datapath/cachestore":     {"datapath/ident", "datapath/durable", "datapath/vfs"},
 	"datapath/replica":        {"datapath/replica", "datapath/durable", "datapath/failpoint", "datapath/vfs", "datapath/ident", "datapath/checksum", "datapath/changeset"},
-	"datapath/stream":         {"datapath/codec", "datapath/ident", "datapath/replica", "datapath/throttle", "datapath/waterfall"},
+	"datapath/stream":         {"datapath/changeset", "datapath/codec", "datapath/ident", "datapath/replica", "datapath/throttle", "datapath/waterfall"},
 	"datapath/throttle":       {},
 	"datapath/health":         {},
 	"datapath/health/monitor": {"datapath/health"},

@@ -55,6 +55,7 @@ type Rig struct {
 	T       *testing.T
 	Dir     string
 	Machine ident.MachineID
+	Name    string // of the machine, for people
 	Disks   []controlapi.Disk
 	CA      *wiretest.CA
 	Dial    wire.DialFunc     // the agent's; nil: directly
@@ -71,6 +72,8 @@ type Rig struct {
 	Metrics *session.Metrics
 	// App is the cadence of application-consistent points in the grants that follow.
 	App time.Duration
+	// Group is the consistency group of the grants that follow; nil: none.
+	Group *pipe.Group
 	// Retention of the grants that follow; with Keep 0 the default.
 	Retention replica.Retention
 	// FS is where the server's files are; nil: the system's, in Dir.
@@ -109,7 +112,7 @@ func (r *Rig) Another(name string, sizes ...int64) *Rig {
 }
 
 func newMachine(t *testing.T, name string, ca *wiretest.CA, sizes []int64) *Rig {
-	r := &Rig{T: t, Dir: t.TempDir(), Machine: ident.NewMachineID("vc", name), CA: ca, Hooks: &quiesce.Hooks{}}
+	r := &Rig{T: t, Dir: t.TempDir(), Machine: ident.NewMachineID("vc", name), Name: name, CA: ca, Hooks: &quiesce.Hooks{}}
 	for i, size := range sizes {
 		r.AddDisk(string(rune('a'+i)), size)
 	}
@@ -239,7 +242,7 @@ func (r *Rig) StartServer() {
 func (r *Rig) Grant(epoch ident.Epoch, cut time.Duration) {
 	r.T.Helper()
 	r.epoch = epoch
-	spec := replica.Spec{Machine: r.Machine, Name: "m", KeyID: "k"}
+	spec := replica.Spec{Machine: r.Machine, Name: r.Name, KeyID: "k"}
 	for _, d := range r.Disks {
 		spec.Disks = append(spec.Disks, replica.Disk{Disk: changeset.Disk{ID: d.ID, Size: d.Size}, BackingUUID: d.BackingUUID})
 	}
@@ -248,7 +251,7 @@ func (r *Rig) Grant(epoch ident.Epoch, cut time.Duration) {
 		retention = replica.DefaultRetention()
 	}
 	require.NoError(r.T, r.Server.Grant(r.T.Context(), pipe.Grant{
-		Epoch: epoch, Instance: Instance, Spec: spec, Cut: cut, App: r.App, Retention: retention, Compression: r.Compression, Throttle: r.Throttle,
+		Epoch: epoch, Instance: Instance, Spec: spec, Cut: cut, App: r.App, Group: r.Group, Retention: retention, Compression: r.Compression, Throttle: r.Throttle,
 	}))
 }
 
@@ -343,9 +346,15 @@ func (r *Rig) AfterNow() replica.Point {
 // Reader reads the replica as anybody may.
 func (r *Rig) Reader() replica.Reader {
 	r.T.Helper()
-	reader, err := r.store().OpenReader(r.T.Context(), r.Machine)
+	reader, err := r.TryReader()
 	require.NoError(r.T, err)
 	return reader
+}
+
+// TryReader is Reader, of a replica that may not be there yet.
+func (r *Rig) TryReader() (replica.Reader, error) {
+	r.T.Helper()
+	return r.store().OpenReader(r.T.Context(), r.Machine)
 }
 
 // Points gives the recovery points.

@@ -303,7 +303,7 @@ func (a *applier) finish(sum changeset.Summary) (replica.Point, error) {
 	p := replica.Point{
 		ID: sum.Header.Seq, Position: s.Position, Generation: s.Generation,
 		Time:        sum.Cut.SourceTime.Add(sum.Cut.ClockOffset),
-		Consistency: sum.Cut.Consistency, Final: sum.Cut.Final, Freeze: sum.Cut.Freeze, Note: sum.Cut.Note,
+		Consistency: sum.Cut.Consistency, Final: sum.Cut.Final, Freeze: sum.Cut.Freeze, Note: sum.Cut.Note, Group: sum.Cut.Group,
 		Disks: slices.Clone(s.Spec.Disks),
 	}
 	name := undoName(p)
