@@ -14,7 +14,7 @@ import (
 // Defaults and bounds of the limits.
 const (
 	DefaultMemory = 64 << 20 // bytes, beside what is kept of each block
-	minMemory     = 32 << 20
+	minMemory     = 48 << 20
 	defaultNice   = 10
 	maxNice       = 19
 )

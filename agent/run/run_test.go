@@ -212,6 +212,7 @@ func TestMemoryLimitGrowsWithTheDisks(t *testing.T) {
 	require.Equal(t, int64(64<<20), MemoryLimit(64<<20, nil))
 	tib := MemoryLimit(64<<20, []controlapi.Disk{{Size: 1 << 40}, {Size: -1}})
 	require.Equal(t, int64(64<<20+(1<<40)/4096*66/8), tib)
+	require.Equal(t, int64(48<<20), HeapLimit(64<<20, nil), "there is a program beside the heap")
 }
 
 // What threads that are made later inherit is what the guest's own programs get past.

@@ -119,7 +119,7 @@ func TestChild(t *testing.T) {
 		for n := from; n < to; n++ {
 			m := machine(t, dir, n)
 			if to-from == 1 { // the process is one machine's, as agents are
-				debug.SetMemoryLimit(run.MemoryLimit(config.DefaultMemory, m.Disks))
+				debug.SetMemoryLimit(run.HeapLimit(config.DefaultMemory, m.Disks))
 			}
 			m.StartAgent(1)
 		}
