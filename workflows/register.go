@@ -3,6 +3,7 @@
 package workflows
 
 import (
+	"drover/workflows/agents"
 	"drover/workflows/api"
 	"drover/workflows/discovery"
 	"drover/workflows/failback"
@@ -39,6 +40,7 @@ func All() []Named {
 		{api.WorkflowVault, vault.Workflow},
 		{api.WorkflowListPoints, points.List},
 		{api.WorkflowListServers, servers.List},
+		{api.WorkflowListAgents, agents.List},
 		{api.WorkflowCheckPlan, plan.Check},
 		{api.WorkflowVerify, verify.Workflow},
 	}

@@ -20,8 +20,9 @@ const (
 // Config of the activities.
 type Config struct {
 	Client client.Client
-	// Agents lists the agents of a machine that were ever heard of; none is no error.
-	Agents func(ident.MachineID) ([]api.AgentInfo, error)
+	// Agents lists what the agents of a machine said last, the one heard of last first;
+	// none is no error.
+	Agents func(ident.MachineID) ([]api.AgentReport, error)
 }
 
 // Control has the activities.
@@ -45,5 +46,6 @@ func (c *Control) Activities() map[string]any {
 		api.ActVaultStatus:   c.VaultStatus,
 		api.ActMachineAction: c.MachineAction,
 		api.ActAwaitAgent:    c.AwaitAgent,
+		api.ActListAgents:    c.ListAgents,
 	}
 }

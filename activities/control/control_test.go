@@ -3,6 +3,9 @@ package control
 import (
 	"context"
 	"errors"
+	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -207,8 +210,8 @@ func TestMachineActionIsTakenUpAgainAfterAStop(t *testing.T) {
 func TestAwaitAgent(t *testing.T) {
 	since := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	var calls atomic.Int64
-	c := New(Config{Agents: func(ident.MachineID) ([]api.AgentInfo, error) {
-		agents := []api.AgentInfo{{Instance: "other", LastSeen: since.Add(time.Hour)}, {Instance: "i-1", LastSeen: since.Add(-time.Second)}}
+	c := New(Config{Agents: func(ident.MachineID) ([]api.AgentReport, error) {
+		agents := []api.AgentReport{{Instance: "other", LastSeen: since.Add(time.Hour)}, {Instance: "i-1", LastSeen: since.Add(-time.Second), Disks: []api.AgentDisk{{Path: "sda"}}}}
 		if calls.Add(1) > 3 {
 			agents[1].LastSeen = since.Add(time.Second)
 		}
@@ -217,13 +220,46 @@ func TestAwaitAgent(t *testing.T) {
 	got, err := run[api.AgentInfo](t, env(t, c), api.ActAwaitAgent, api.AwaitAgentInput{Machine: machine, Instance: "I-1", Since: since})
 	require.NoError(t, err)
 	require.Equal(t, "i-1", got.Instance)
+	require.Equal(t, "sda", got.Report.Disks[0].Path)
 	require.GreaterOrEqual(t, calls.Load(), int64(4))
 
 	got, err = run[api.AgentInfo](t, env(t, c), api.ActAwaitAgent, api.AwaitAgentInput{Machine: machine})
 	require.NoError(t, err)
 	require.Equal(t, "other", got.Instance, "the one heard of last")
 
-	c = New(Config{Agents: func(ident.MachineID) ([]api.AgentInfo, error) { return nil, errors.New("disk") }})
+	c = New(Config{Agents: func(ident.MachineID) ([]api.AgentReport, error) { return nil, errors.New("disk") }})
 	_, err = run[api.AgentInfo](t, env(t, c), api.ActAwaitAgent, api.AwaitAgentInput{Machine: machine})
 	require.Equal(t, api.CodeInternal, application(t, err).Type())
+}
+
+// TestListAgents: every machine is looked at, in answers that are not too large.
+func TestListAgents(t *testing.T) {
+	long := strings.Repeat("x", maxReports/3)
+	machines := make([]ident.MachineID, 9)
+	for i := range machines {
+		machines[i] = ident.NewMachineID("v", strconv.Itoa(i))
+	}
+	c := New(Config{Agents: func(m ident.MachineID) ([]api.AgentReport, error) {
+		if m == machines[4] {
+			return nil, nil // it has none
+		}
+		seen := time.Unix(9, 0)
+		return []api.AgentReport{{Machine: m, Instance: "new", LastSeen: seen, Tracker: long}, {Machine: m, Instance: "old", LastSeen: seen.Add(-time.Hour)}}, nil
+	}})
+	var found []ident.MachineID
+	for left := machines; len(left) > 0; {
+		got, err := run[api.ListAgentsResult](t, env(t, c), api.ActListAgents, api.ListAgentsInput{Machines: left})
+		require.NoError(t, err)
+		require.Positive(t, got.Looked)
+		require.LessOrEqual(t, len(got.Reports), 2)
+		for _, r := range got.Reports {
+			require.Equal(t, "new", r.Instance)
+			found = append(found, r.Machine)
+		}
+		left = left[got.Looked:]
+	}
+	require.Equal(t, slices.Delete(slices.Clone(machines), 4, 5), found)
+
+	_, err := run[api.ListAgentsResult](t, env(t, c), api.ActListAgents, api.ListAgentsInput{Machines: make([]ident.MachineID, api.MaxAgentsAsked+1)})
+	require.Equal(t, api.CodeInvalid, application(t, err).Type())
 }

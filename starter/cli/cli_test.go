@@ -188,3 +188,74 @@ func TestServersShowWhatIsWrong(t *testing.T) {
 	require.Regexp(t, `ps-2 .* - .*never`, out.String())
 	require.Contains(t, out.String(), "ps-1: Critical DRV-5001 processors: the processors are 97 % busy\n    Move machines")
 }
+
+// guest is a machine whose agent has a lot to say.
+func guest() (api.MachineStatus, api.AgentReport) {
+	m := ident.NewMachineID("v", "db-1")
+	disk := func(n string) api.VMDisk {
+		return api.VMDisk{ID: ident.NewDiskID(m, n), Label: "Hard disk " + n, BackingUUID: n, Size: 1 << 30}
+	}
+	r := api.AgentReport{Machine: m, Version: "1.4.0", State: "streaming", Hostname: "db", OS: "Debian GNU/Linux 12", Kernel: "6.1.0-27-amd64", Tracker: "trace (ebpf: the kernel has no BTF)",
+		Disks: []api.AgentDisk{
+			{BackingUUID: "1", Path: "/dev/sda", Size: 2 << 30, Protected: true, Why: "it has 2147483648 bytes", Parts: []api.AgentPart{
+				{Name: "sda1", Kind: "partition", FileSystem: "ext2", Mounts: []string{"/boot"}, On: []string{"sda"}},
+				{Name: "vg-root", Kind: "lvm", FileSystem: "ext4", Mounts: []string{"/", "/srv"}, On: []string{"sda2"}}, {Name: "vg-swap", Kind: "lvm", Swap: true, On: []string{"sda2"}}}},
+			{BackingUUID: "2", Path: "/dev/mapper/mpatha", Paths: []string{"/dev/sdb", "/dev/sdc"}, Size: 1 << 30},
+			{BackingUUID: "3", Path: "/dev/sdd", Size: 1 << 30, Why: "excluded, or added after protection began"},
+		},
+		Preflight: []api.Finding{{Check: "network", Level: api.LevelOK, What: "DHCP"}, {Check: "console", Level: api.LevelWarn, What: "no serial console", Advice: "add console=ttyS0"},
+			{Check: "initramfs", Level: api.LevelFail, What: "hv_storvsc is not in it", Advice: "run dracut"}}}
+	return api.MachineStatus{Machine: m, Name: "db-1", State: api.StateProtected, VM: api.VM{Machine: m, Name: "db-1", Disks: []api.VMDisk{disk("1"), disk("2"), disk("3")}},
+		Protected: []api.VMDisk{disk("1")}, Excluded: []string{"Hard disk 2"}, Agent: &r}, r
+}
+
+func TestStatusShowsTheGuest(t *testing.T) {
+	s, _ := guest()
+	line := machineLine{Machine: s, Disks: s.GuestDisks()}
+	var out bytes.Buffer
+	printStatus(&out, []machineLine{line, {Machine: api.MachineStatus{Name: "app-1"}}}, time.Now())
+	require.Regexp(t, `db-1 .* 1 fail, 1 warn `, out.String())
+	require.Regexp(t, `app-1 .* - `, out.String())
+	out.Reset()
+	printDetails(&out, line)
+	for _, want := range []string{
+		`agent 1.4.0 on db \(Debian GNU/Linux 12, kernel 6.1.0-27-amd64\)`, `changes are found by: trace \(ebpf: the kernel has no BTF\)`,
+		`Hard disk 1 .*/dev/sda .*2.0 GiB .*grown \(1.0 GiB are protected\) .*sda1 ext2 /boot`, `vg-root lvm on sda2 ext4 / /srv`, `vg-swap lvm on sda2 swap`,
+		`Hard disk 2 .*mpatha .*excluded`, `Hard disk 3 .*new `, `Hard disk 3: excluded, or added`,
+		`(?s)1 fail, 1 warn of 3 checks.*FAIL initramfs: hv_storvsc is not in it\n +run dracut\n.*WARN console`,
+	} {
+		require.Regexp(t, want, out.String())
+	}
+	require.NotContains(t, out.String(), "DHCP", "what is right is not told")
+	out.Reset()
+	printDetails(&out, machineLine{Machine: api.MachineStatus{Protected: s.Protected}})
+	require.Contains(t, out.String(), "has not reported yet")
+	require.Contains(t, out.String(), "disk Hard disk 1")
+	s.Agent.Preflight = s.Agent.Preflight[:1]
+	out.Reset()
+	printDetails(&out, machineLine{Machine: s})
+	require.Contains(t, out.String(), "nothing speaks against it (1 checks)")
+}
+
+// TestDiscoverAsksForAllAgents: in as many questions as it takes.
+func TestDiscoverAsksForAllAgents(t *testing.T) {
+	s, r := guest()
+	other := ident.NewMachineID("v", "app-1")
+	c := &mocks.Client{}
+	for _, answer := range []api.ListAgentsResult{{Looked: 1}, {Looked: 1, Reports: []api.AgentReport{r}}} {
+		run := &mocks.WorkflowRun{}
+		run.On("Get", mock.Anything, mock.Anything).Run(func(args mock.Arguments) { *args.Get(1).(*api.ListAgentsResult) = answer }).Return(nil)
+		c.On("ExecuteWorkflow", mock.Anything, mock.Anything, api.WorkflowListAgents, mock.Anything).Return(run, nil).Once()
+	}
+	a := &app{client: c}
+	got, err := a.withAgents(t.Context(), api.DiscoveryStatus{VMs: []api.VM{{Machine: other, Name: "app-1"}, s.VM}})
+	require.NoError(t, err)
+	require.Equal(t, []api.AgentReport{r}, got.Agents)
+	var out bytes.Buffer
+	printVMs(&out, got)
+	require.Regexp(t, `db-1 .*1.4.0 streaming .*1 fail, 1 warn`, out.String())
+	require.Regexp(t, `app-1 .* - .* - `, out.String())
+	out.Reset()
+	printGuests(&out, got)
+	require.Regexp(t, `(?s)db-1: agent 1.4.0 on db.*trace.*/dev/sda .* yes .*/dev/sdd .* no .*added after.*FAIL initramfs`, out.String())
+}

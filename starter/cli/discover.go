@@ -9,15 +9,25 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
+	"drover/datapath/ident"
 	"drover/workflows/api"
 )
 
+// discovered is a vCenter's inventory with what the agents in its VMs say.
+type discovered struct {
+	api.DiscoveryStatus
+	Agents []api.AgentReport `json:"agents"`
+}
+
 func (a *app) discoverCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:     "discover [VCENTER]",
-		Short:   "Look for VMs in vCenter now, and list them",
-		Long:    "Look for VMs in vCenter now, and list them with their machine ids and disks.\nWith one vCenter known, its name can be left out.",
-		Example: "  drover discover vc-1\n  drover discover vc-1 --json",
+	var details bool
+	cmd := &cobra.Command{
+		Use:   "discover [VCENTER]",
+		Short: "Look for VMs in vCenter now, and list them",
+		Long: "Look for VMs in vCenter now, and list them with their machine ids and disks, the agents in them, and whether the guests\n" +
+			"would boot in the target (column preflight), protected or not. With one vCenter known, its name can be left out.\n" +
+			"With --details, for each VM that has an agent how changes are found, the disks as the guest has them, and the findings with what to do.",
+		Example: "  drover discover vc-1\n  drover discover vc-1 --details\n  drover discover vc-1 --json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.connect(cmd.Context()); err != nil {
@@ -35,9 +45,39 @@ func (a *app) discoverCommand() *cobra.Command {
 			if d.Error != "" {
 				return fmt.Errorf("discovery of %s: %s", d.VCenter.Name, d.Error)
 			}
-			return a.print(d, func(w io.Writer) { printVMs(w, d) })
+			out, err := a.withAgents(cmd.Context(), d)
+			if err != nil {
+				return err
+			}
+			return a.print(out, func(w io.Writer) {
+				printVMs(w, out)
+				if details {
+					printGuests(w, out)
+				}
+			})
 		},
 	}
+	cmd.Flags().BoolVar(&details, "details", false, "show what each agent reports of its guest")
+	return cmd
+}
+
+// withAgents adds what the agents say, in the order of the VMs.
+func (a *app) withAgents(ctx context.Context, d api.DiscoveryStatus) (discovered, error) {
+	out := discovered{DiscoveryStatus: d, Agents: []api.AgentReport{}}
+	machines := make([]ident.MachineID, len(d.VMs))
+	for i, vm := range d.VMs {
+		machines[i] = vm.Machine
+	}
+	agents, err := a.agents(ctx, machines)
+	if err != nil {
+		return out, fmt.Errorf("ask for the agents: %w", err)
+	}
+	for _, m := range machines {
+		if r, ok := agents[m]; ok {
+			out.Agents = append(out.Agents, r)
+		}
+	}
+	return out, nil
 }
 
 // discovery gives the workflow of the vCenter that is named, or of the only one.
@@ -61,10 +101,14 @@ func (a *app) discoveries(ctx context.Context) ([]string, error) {
 	return a.ids(ctx, fmt.Sprintf("WorkflowType='%s' AND ExecutionStatus='Running'", api.WorkflowDiscovery), maxListed)
 }
 
-func printVMs(w io.Writer, d api.DiscoveryStatus) {
+func printVMs(w io.Writer, d discovered) {
+	agents := map[ident.MachineID]api.AgentReport{}
+	for _, r := range d.Agents {
+		agents[r.Machine] = r
+	}
 	t := table.NewWriter()
 	t.SetOutputMirror(w)
-	t.AppendHeader(table.Row{"VM", "power", "CPUs", "memory", "disks", "machine id", "BIOS uuid"})
+	t.AppendHeader(table.Row{"VM", "power", "CPUs", "memory", "disks", "agent", "preflight", "machine id", "BIOS uuid"})
 	for _, vm := range d.VMs {
 		power := "off"
 		if vm.PoweredOn {
@@ -74,7 +118,41 @@ func printVMs(w io.Writer, d api.DiscoveryStatus) {
 		for i, disk := range vm.Disks {
 			disks[i] = fmt.Sprintf("%s %s", disk.Label, size(disk.Size))
 		}
-		t.AppendRow(table.Row{vm.Name, power, vm.CPUs, size(int64(vm.MemoryMB) << 20), strings.Join(disks, "\n"), vm.Machine, vm.BIOSUUID})
+		agent, preflight := "-", "-"
+		if r, ok := agents[vm.Machine]; ok {
+			agent, preflight = strings.TrimSpace(r.Version+" "+r.State), preflightWord(r.Preflight)
+		}
+		t.AppendRow(table.Row{vm.Name, power, vm.CPUs, size(int64(vm.MemoryMB) << 20), strings.Join(disks, "\n"), agent, preflight, vm.Machine, vm.BIOSUUID})
 	}
 	t.Render()
+}
+
+// printGuests shows what each agent reports. What is protected the machines know: here
+// the disks are as the agents say.
+func printGuests(w io.Writer, d discovered) {
+	names := map[ident.MachineID]api.VM{}
+	for _, vm := range d.VMs {
+		names[vm.Machine] = vm
+	}
+	for _, r := range d.Agents {
+		_, _ = fmt.Fprintf(w, "\n%s: ", names[r.Machine].Name)
+		printAgent(w, &r)
+		t := table.NewWriter()
+		t.SetOutputMirror(w)
+		t.AppendHeader(table.Row{"device", "size", "protected", "holds"})
+		for _, disk := range r.Disks {
+			protected := "no"
+			if disk.Protected {
+				protected = "yes"
+			}
+			t.AppendRow(table.Row{disk.Path, size(disk.Size), protected, strings.Join(holds(disk.Parts), "\n")})
+		}
+		t.Render()
+		for _, disk := range r.Disks {
+			if disk.Why != "" {
+				_, _ = fmt.Fprintf(w, "%s: %s\n", disk.Path, disk.Why)
+			}
+		}
+		printPreflight(w, r.Preflight)
+	}
 }

@@ -24,6 +24,8 @@ const watchPause = 2 * time.Second
 type machineLine struct {
 	Machine api.MachineStatus `json:"machine"`
 	Stream  *stream.Status    `json:"stream"` // null while it does not stream
+	// Disks are all disks of the guest, with what becomes of each.
+	Disks []api.GuestDisk `json:"disks,omitempty"`
 }
 
 func (a *app) statusCommand() *cobra.Command {
@@ -31,7 +33,7 @@ func (a *app) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "status [VM]",
 		Short:   "Show the machines: state, health, RPO, recovery points, progress",
-		Long:    "Show the machines: state, health, RPO, recovery points, and the progress of every disk while it is copied or compared.\nWith a name, all that is known of that machine.\nWith --waterfall, where the time of every disk's data goes, from being read to being in the replica.",
+		Long:    "Show the machines: state, health, RPO, recovery points, and the progress of every disk while it is copied or compared.\nWith a name, all that is known of that machine: also its agent, how changes are found and why so, all disks of the guest with what\nbecomes of them, and whether the guest would boot in the target (column preflight), with what to do about it.\nWith --waterfall, where the time of every disk's data goes, from being read to being in the replica.",
 		Example: "  drover status\n  drover status --watch\n  drover status db-1\n  drover status --waterfall --watch\n  drover status --json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -105,7 +107,7 @@ func (a *app) line(ctx context.Context, m api.VaultMember) (machineLine, error) 
 	if err != nil {
 		return machineLine{}, err
 	}
-	line := machineLine{Machine: status}
+	line := machineLine{Machine: status, Disks: status.GuestDisks()}
 	for _, workflow := range []string{status.Child, id} {
 		if workflow == "" || line.Stream != nil {
 			continue
@@ -146,14 +148,17 @@ func (a *app) heartbeat(ctx context.Context, workflow string) (*stream.Status, e
 func printStatus(w io.Writer, lines []machineLine, now time.Time) {
 	t := table.NewWriter()
 	t.SetOutputMirror(w)
-	t.AppendHeader(table.Row{"machine", "state", "health", "RPO", "points", "server", "doing", "progress"})
+	t.AppendHeader(table.Row{"machine", "state", "health", "RPO", "points", "server", "preflight", "doing", "progress"})
 	for _, l := range lines {
 		m := l.Machine
-		rpo, points := "-", "-"
+		rpo, points, preflight := "-", "-", "-"
+		if m.Agent != nil {
+			preflight = preflightWord(m.Agent.Preflight)
+		}
 		if l.Stream != nil {
 			rpo, points = age(now, l.Stream.StoredTime), fmt.Sprint(l.Stream.Points)
 		}
-		t.AppendRow(table.Row{m.Name, m.State, m.Health, rpo, points, m.Assignment.Server, m.Doing, strings.Join(progress(l.Stream), "\n")})
+		t.AppendRow(table.Row{m.Name, m.State, m.Health, rpo, points, m.Assignment.Server, preflight, m.Doing, strings.Join(progress(l.Stream), "\n")})
 	}
 	t.Render()
 	for _, l := range lines {
@@ -184,8 +189,15 @@ func printDetails(w io.Writer, l machineLine) {
 	defer printComparisons(w, l.Stream)
 	_, _ = fmt.Fprintf(w, "machine %s, policy %s, epoch %d, in this state since %s\n", m.Machine, m.Policy, m.Assignment.Epoch, m.Since.Local().Format(time.DateTime))
 	_, _ = fmt.Fprintf(w, "possible now: %s\n", strings.Join(m.Possible, ", "))
-	for _, d := range m.Protected {
-		_, _ = fmt.Fprintf(w, "disk %s, %s (%s)\n", d.Label, size(d.Size), d.ID)
+	if m.Agent == nil {
+		for _, d := range m.Protected {
+			_, _ = fmt.Fprintf(w, "disk %s, %s (%s)\n", d.Label, size(d.Size), d.ID)
+		}
+	}
+	printAgent(w, m.Agent)
+	if m.Agent != nil {
+		printDisks(w, l.Disks, m.Agent.Truncated)
+		printPreflight(w, m.Agent.Preflight)
 	}
 	for _, t := range m.Transfers {
 		_, _ = fmt.Fprintf(w, "%s moved %s of data for %s of disk in %s\n", t.Cause, size(t.DataBytes), size(t.DiskBytes), t.Took.D().Round(100*time.Millisecond))

@@ -117,7 +117,7 @@ func (s *server) connect(metrics prometheus.Registerer) (err error) {
 // activities makes all activities of the control queue.
 func (s *server) activities() ([]worker.Activities, error) {
 	c := s.config
-	ctl := control.New(control.Config{Client: s.temporal.Client, Agents: s.agents})
+	ctl := control.New(control.Config{Client: s.temporal.Client, Agents: reports{s.registry}.of})
 	vcenter, err := vsphere.New(vsphere.Config{Secrets: c.Secrets, Lookup: ctl.LookupVCenter, Logger: s.log})
 	if err != nil {
 		return nil, err
@@ -147,6 +147,7 @@ func (s *server) serve(ctx context.Context, metrics prometheus.Gatherer) error {
 	g := service.NewGroup(ctx)
 	g.Go(func(ctx context.Context) error { return s.api.Serve(ctx, listener) })
 	g.Go(s.temporal.Run)
+	g.Go(newReporter(reports{s.registry}, s.temporal, s.log).run)
 	g.Go(func(ctx context.Context) error {
 		return service.ServeMetrics(ctx, s.config.Metrics, metrics, s.healthy)
 	})

@@ -34,17 +34,3 @@ func (d directory) SetAssignment(a controlapi.Assignment) error {
 	}
 	return err
 }
-
-// agents lists what is known of a machine's agents. One whose certificate was
-// revoked counts as none.
-func (s *server) agents(machine ident.MachineID) ([]api.AgentInfo, error) {
-	if s.registry.IsRevoked(ident.Peer{Role: ident.RoleAgent, Name: machine.String()}) {
-		return nil, nil
-	}
-	records, err := s.registry.Agents(machine)
-	out := make([]api.AgentInfo, len(records))
-	for i, r := range records {
-		out[i] = api.AgentInfo{Instance: r.Instance, Version: r.Version, LastSeen: r.LastSeen}
-	}
-	return out, err
-}

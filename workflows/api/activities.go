@@ -19,6 +19,7 @@ const (
 	ActVaultLeave    = "control.VaultLeave"    // machine id
 	ActVaultStatus   = "control.VaultStatus"   // nothing -> VaultStatus; a vault not yet started is an empty one
 	ActAwaitAgent    = "control.AwaitAgent"    // AwaitAgentInput -> AgentInfo; heartbeats
+	ActListAgents    = "control.ListAgents"    // ListAgentsInput -> ListAgentsResult
 
 	ActChooseServer   = "replication.ChooseServer"   // ChooseServerInput -> Assignment
 	ActAssign         = "replication.Assign"         // AssignInput: tells the agent
@@ -89,6 +90,8 @@ type AgentInfo struct {
 	Instance string    `json:"instance"`
 	Version  string    `json:"version"`
 	LastSeen time.Time `json:"lastSeen"`
+	// Report is all that it said last.
+	Report *AgentReport `json:"report,omitempty"`
 }
 
 // ChooseServerInput asks for a process server or master target.
@@ -183,6 +186,10 @@ type ReplicationEvent struct {
 
 // SignalInventory tells the entity what discovery saw of its VM.
 const SignalInventory = "inventory"
+
+// SignalAgent tells the entity what its machine's agent reports, an AgentReport, when
+// that has changed.
+const SignalAgent = "agent-report"
 
 // VerifyInput compares a machine's source with its replica; the query status gives it.
 type VerifyInput struct {

@@ -31,6 +31,7 @@ const (
 	WorkflowVault              = "Vault"
 	WorkflowListPoints         = "ListPoints"
 	WorkflowListServers        = "ListServers" // nothing -> []ServerStatus
+	WorkflowListAgents         = "ListAgents"  // ListAgentsInput -> ListAgentsResult
 	WorkflowCheckPlan          = "CheckPlan"   // Plan -> []FieldError: what would be refused
 	WorkflowResyncWindow       = "ResyncWindow"
 	WorkflowVerify             = "Verify" // VerifyInput -> stream.SignedRecord: source and replica compared
@@ -406,6 +407,9 @@ type MachineStatus struct {
 	PolicySpec Policy          `json:"policySpec"`
 	TargetSpec Target          `json:"targetSpec"`
 	Protected  []VMDisk        `json:"protected"`
+	Excluded   []string        `json:"excluded,omitempty"` // disks not to protect: backing uuids or labels
+	// Agent is what the machine's agent reported last; its LastSeen is of then.
+	Agent *AgentReport `json:"agent,omitempty"`
 }
 
 // TestResult is the last test failover of a machine.

@@ -61,6 +61,11 @@ func AwaitAgent(ctx workflow.Context, in api.AwaitAgentInput, limit time.Duratio
 	return run[api.AgentInfo](ctx, api.ActAwaitAgent, o, in)
 }
 
+// ListAgents gives what the machines' agents said last.
+func ListAgents(ctx workflow.Context, in api.ListAgentsInput) (api.ListAgentsResult, error) {
+	return run[api.ListAgentsResult](ctx, api.ActListAgents, control(), in)
+}
+
 // CheckActions says which actions of a plan could not be run here, and why.
 func CheckActions(ctx workflow.Context, actions []api.LocatedAction) ([]api.FieldError, error) {
 	return run[[]api.FieldError](ctx, api.ActCheckActions, control(), actions)

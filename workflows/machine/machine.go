@@ -8,6 +8,7 @@
 //	requests.go  updates and signals: validation, idempotence, the queue
 //	actions.go   what the actions do, one function each
 //	replicate.go what goes on between actions: enabling, base copy, watching
+//	disks.go     what the agent reports, and disks that change
 //	problems.go  problems, health, what Temporal's UI shows
 package machine
 
@@ -106,6 +107,7 @@ func (e *entity) restore(ctx workflow.Context) error {
 			return fmt.Errorf("state of version %d, this worker knows %d: upgrade it", c.Version, carryVersion)
 		}
 		e.s, e.counter, e.recent, e.queue = c.Status, c.Counter, c.Recent, c.Queue
+		e.s.Excluded = e.in.Exclude
 		e.joined, e.assigned, e.lastSeen = c.Joined, c.Assigned, c.LastSeen
 		e.in.Carry = nil
 		return nil
@@ -113,7 +115,7 @@ func (e *entity) restore(ctx workflow.Context) error {
 	e.s = api.MachineStatus{
 		Machine: e.in.VM.Machine, Name: e.in.VM.Name, VM: e.in.VM, Policy: e.in.Policy.Name, PolicySpec: e.in.Policy,
 		TargetSpec: e.in.Target, Protected: protected(e.in.VM, e.in.Exclude), State: api.StateEnabling,
-		Health: api.Healthy, Since: workflow.Now(ctx),
+		Health: api.Healthy, Since: workflow.Now(ctx), Excluded: e.in.Exclude,
 	}
 	return nil
 }

@@ -34,6 +34,7 @@ type world struct {
 	assigns  []api.AssignInput
 	avoided  [][]string // servers, at each choice
 	at       time.Duration
+	report   *api.AgentReport // of the agent that is waited for
 }
 
 func newWorld(t *testing.T) *world {
@@ -78,7 +79,9 @@ type none struct{}
 func (w *world) activities() {
 	reg(w, api.ActVaultJoin, func(api.VaultMember) none { return none{} })
 	reg(w, api.ActVaultLeave, func(ident.MachineID) none { return none{} })
-	reg(w, api.ActAwaitAgent, func(in api.AwaitAgentInput) api.AgentInfo { return api.AgentInfo{Instance: in.Instance} })
+	reg(w, api.ActAwaitAgent, func(in api.AwaitAgentInput) api.AgentInfo {
+		return api.AgentInfo{Instance: in.Instance, Report: w.report}
+	})
 	reg(w, api.ActChooseServer, func(in api.ChooseServerInput) api.Assignment {
 		w.avoided = append(w.avoided, in.Avoid)
 		name := map[ident.Role]string{ident.RoleProcessServer: "ps-1", ident.RoleMasterTarget: "mt-1"}[in.Role]
@@ -324,6 +327,23 @@ func TestChangedDisksNeedAResync(t *testing.T) {
 	w.then(func() { require.Equal(t, int64(2<<20), w.status().Protected[0].Size) })
 	w.play()
 	require.NoError(t, good.err)
+}
+
+// TestAgentReports: what the agent says is kept for people, from the first look on.
+func TestAgentReports(t *testing.T) {
+	w := newWorld(t)
+	m := testVM().Machine
+	w.report = &api.AgentReport{Machine: m, Instance: "b-1", Version: "1", State: "streaming"}
+	w.then(func() {
+		require.Equal(t, &api.AgentReport{Machine: m, Instance: "b-1", Version: "1"}, w.status().Agent)
+		w.SignalWorkflow(api.SignalAgent, api.AgentReport{Machine: m, Version: "2", Preflight: []api.Finding{{Check: "fstab"}}})
+		w.SignalWorkflow(api.SignalAgent, api.AgentReport{Machine: ident.NewMachineID("v", "other"), Version: "3"})
+	})
+	w.then(func() {
+		require.Equal(t, "2", w.status().Agent.Version)
+		require.Len(t, w.status().Agent.Preflight, 1)
+	})
+	w.play()
 }
 
 func TestStateIsCarriedOn(t *testing.T) {

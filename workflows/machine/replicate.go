@@ -144,8 +144,11 @@ func (e *entity) awaitAgent(ctx workflow.Context) bool {
 	in := api.AwaitAgentInput{Machine: e.s.Machine, Instance: e.s.VM.BIOSUUID}
 	limit := agentPatience
 	for {
-		_, err := call.AwaitAgent(ctx, in, limit)
+		agent, err := call.AwaitAgent(ctx, in, limit)
 		if err == nil {
+			if agent.Report != nil {
+				e.reported(*agent.Report)
+			}
 			e.clear(ctx, api.CodeNoAgent)
 			return true
 		}

@@ -200,4 +200,12 @@ func (e *entity) listen(ctx workflow.Context) {
 			e.seen(ctx, vm)
 		}
 	})
+	agents := workflow.GetSignalChannel(ctx, api.SignalAgent)
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		for {
+			var r api.AgentReport
+			agents.Receive(ctx, &r)
+			e.reported(r)
+		}
+	})
 }
