@@ -1,23 +1,13 @@
 package cli
 
 import (
-	"fmt"
 	"time"
+
+	"drover/workflows/api"
 )
 
 // size gives bytes for people.
-func size(n int64) string {
-	const unit, suffixes = 1024, "KMGTPE"
-	if n < unit {
-		return fmt.Sprintf("%d B", n)
-	}
-	value, i := float64(n)/unit, 0
-	for value >= unit && i < len(suffixes)-1 {
-		value /= unit
-		i++
-	}
-	return fmt.Sprintf("%.1f %ciB", value, suffixes[i])
-}
+func size(n int64) string { return api.Size(n) }
 
 // age gives how long ago something was, for people.
 func age(now, t time.Time) string {

@@ -121,6 +121,8 @@ const (
 	CodeReplicaDamaged   = "DRV-3002" // gap, corruption or unknown past
 	CodeDiskChanged      = "DRV-3003" // a disk was resized, replaced, added or removed
 	CodeForcedShutdown   = "DRV-3004"
+	CodeDiskMissing      = "DRV-3005" // a protected disk is not in the guest any more
+	CodeDiskNew          = "DRV-3006" // the VM has a disk that is neither protected nor excluded
 	CodeRPO              = "DRV-3101" // RPO over the threshold
 	CodeResyncFailed     = "DRV-3201"
 	CodeFenced           = "DRV-3301"
@@ -181,6 +183,9 @@ type Policy struct {
 	AppConsistentEvery Duration          `json:"appConsistentEvery"`
 	Retention          replica.Retention `json:"retention"`
 	Resync             ResyncPolicy      `json:"resync"`
+	// NewDisks says what becomes of disks that are added to a machine: NewDisksAsk, which
+	// is also meant when it is empty, or NewDisksProtect.
+	NewDisks string `json:"newDisks,omitempty"`
 	// Compression of what is sent and stored; absent is auto, at the agent.
 	Compression codec.Choice `json:"compression,omitzero"`
 	// Throttle limits the bandwidth of each machine, in windows of time.
@@ -188,6 +193,12 @@ type Policy struct {
 	// Failback is made from the rest when absent; see FailbackPolicy.
 	Failback *Policy `json:"failback,omitempty"`
 }
+
+// What becomes of disks that are added to a protected machine.
+const (
+	NewDisksAsk     = "ask"     // they are shown, and protected when somebody orders a resync
+	NewDisksProtect = "protect" // they are protected by themselves
+)
 
 // ResyncPolicy says when a machine is marked for resync and when resync runs.
 type ResyncPolicy struct {
@@ -278,6 +289,12 @@ type ActionRequest struct {
 	// OnlyIfRequired makes a resync do nothing unless the machine is marked for it
 	// (the resync window asks so).
 	OnlyIfRequired bool `json:"onlyIfRequired,omitempty"`
+	// Changed: a resync that the machine asks of itself, for disks that grew or came.
+	Changed bool `json:"changed,omitempty"`
+	// Exclude and Include (resync) change which disks are not protected, by label or
+	// backing uuid.
+	Exclude []string `json:"exclude,omitempty"`
+	Include []string `json:"include,omitempty"`
 }
 
 // ActionResult is what an action came to.

@@ -8,7 +8,7 @@ package api
 // made from it, and activities ask [Retryable].
 var permanent = []string{
 	CodeNotInState, CodeBusy, CodeInvalid, CodeNotFound,
-	CodeSessionLost, CodeReplicaDamaged, CodeDiskChanged, CodeForcedShutdown,
+	CodeSessionLost, CodeReplicaDamaged, CodeDiskChanged, CodeForcedShutdown, CodeDiskMissing, CodeDiskNew,
 	CodeResyncFailed, CodeFenced, CodeDiffers, CodeMended, CodeNotCompared,
 	CodeNoPoint, CodeNotIsolated, CodeSourceRunning, CodeApprovalTimedOut,
 }

@@ -83,6 +83,9 @@ func (c *checker) policy(at string, p Policy) {
 	if p.Resync.AfterDisconnect < 0 {
 		c.fail(at+"resync.afterDisconnect", "%s: want 0 (never) or more", p.Resync.AfterDisconnect)
 	}
+	if p.NewDisks != "" && p.NewDisks != NewDisksAsk && p.NewDisks != NewDisksProtect {
+		c.fail(at+"newDisks", "%q: want %s or %s", p.NewDisks, NewDisksAsk, NewDisksProtect)
+	}
 	if err := p.Compression.Validate(); err != nil {
 		c.fail(at+"compression", "%v", err)
 	}

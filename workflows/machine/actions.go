@@ -44,6 +44,7 @@ func (e *entity) act(ctx workflow.Context, q api.QueuedAction) {
 	e.remember(q.Request.RequestID, result, err)
 	e.s.Doing, e.running, e.ended = "", nil, true
 	e.show(ctx)
+	e.judgeDisks(ctx)
 }
 
 func (e *entity) do(ctx workflow.Context, q api.QueuedAction) (api.ActionResult, error) {
@@ -84,7 +85,13 @@ func (e *entity) resync(ctx workflow.Context, q api.QueuedAction) (api.ActionRes
 		return api.ActionResult{Message: "no resync is required"}, nil
 	}
 	if !e.reverse() {
-		e.s.Protected = protected(e.s.VM, e.in.Exclude)
+		disks := e.disksFor(q.Request)
+		same := sameDisks(e.s.Protected, disks)
+		e.in.Exclude = e.excludedBy(q.Request)
+		e.s.Protected, e.s.Excluded = disks, e.in.Exclude
+		if len(q.Request.Exclude)+len(q.Request.Include) > 0 && same && e.s.State == api.StateProtected {
+			return api.ActionResult{Message: "noted; the disks that are protected stay the same"}, nil
+		}
 	}
 	e.setState(ctx, api.StateResyncing)
 	e.s.Resyncs++

@@ -49,6 +49,11 @@ type entity struct {
 	ended      bool // the action that ran has ended, the loop has not looked yet
 	background *background
 	gone       bool // unprotected
+
+	taking       bool   // takeDisks runs
+	news         bool   // of agent or vCenter, since takeDisks looked
+	stirred      bool   // what goes on between actions may have to be started
+	vcenterError string // why vCenter did not tell about disks
 }
 
 // Workflow is the entity. It ends when the machine is unprotected.
@@ -61,6 +66,7 @@ func Workflow(ctx workflow.Context, in api.MachineInput) (api.MachineStatus, err
 		return e.s, err
 	}
 	e.show(ctx)
+	e.judgeDisks(ctx)
 	for !e.gone {
 		if e.mayContinueAsNew(ctx) {
 			e.stopBackground(ctx)
@@ -78,13 +84,13 @@ func Workflow(ctx workflow.Context, in api.MachineInput) (api.MachineStatus, err
 
 // due reports whether there is something to do.
 func (e *entity) due(ctx workflow.Context) bool {
-	return e.ended || e.background != nil && e.background.done ||
+	return e.ended || e.stirred || e.background != nil && e.background.done ||
 		e.running == nil && len(e.queue) > 0 || e.mayContinueAsNew(ctx)
 }
 
 // step does what is due, without waiting.
 func (e *entity) step(ctx workflow.Context) {
-	e.ended = false
+	e.ended, e.stirred = false, false
 	if e.background != nil && e.background.done {
 		b := e.background
 		e.background = nil

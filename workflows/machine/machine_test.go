@@ -35,11 +35,14 @@ type world struct {
 	avoided  [][]string // servers, at each choice
 	at       time.Duration
 	report   *api.AgentReport // of the agent that is waited for
+	input    api.MachineInput
+	vm       *api.VM // as vCenter tells it; nil: as it was
+	bases    []api.BaseInput
 }
 
 func newWorld(t *testing.T) *world {
 	w := &world{TestWorkflowEnvironment: new(testsuite.WorkflowTestSuite).NewTestWorkflowEnvironment(), t: t,
-		fails: map[string]error{}}
+		fails: map[string]error{}, input: testInput()}
 	w.SetTestTimeout(30 * time.Second)
 	for name, f := range map[string]any{
 		api.WorkflowMachine:            Workflow,
@@ -93,7 +96,10 @@ func (w *world) activities() {
 	reg(w, api.ActRevoke, func(api.FenceInput) none { return none{} })
 	reg(w, api.ActFence, func(api.FenceInput) none { return none{} })
 	reg(w, api.ActRemoveReplica, func(api.FenceInput) none { return none{} })
-	reg(w, api.ActBase, func(in api.BaseInput) api.Transfer { return api.Transfer{DataBytes: 5, Cause: in.Cause} })
+	reg(w, api.ActBase, func(in api.BaseInput) api.Transfer {
+		w.bases = append(w.bases, in)
+		return api.Transfer{DataBytes: 5, Cause: in.Cause}
+	})
 	reg(w, api.ActFinalCut, func(api.FenceInput) replica.Point { return replica.Point{ID: 9, Final: true, Time: w.Now()} })
 	reg(w, api.ActRelease, func(api.FenceInput) none { return none{} })
 	reg(w, api.ActChoosePoint, func(in api.ChoosePointInput) replica.Point { return replica.Point{ID: 9, Time: w.Now()} })
@@ -111,7 +117,12 @@ func (w *world) activities() {
 	reg(w, api.ActPowerOnVM, func(api.VMRef) none { return none{} })
 	reg(w, api.ActAttachDisks, func(api.AttachInput) none { return none{} })
 	reg(w, api.ActDetachDisks, func(api.AttachInput) none { return none{} })
-	reg(w, api.ActVerifyVMReady, func(api.VMRef) api.VM { return testVM() })
+	reg(w, api.ActVerifyVMReady, func(api.VMRef) api.VM {
+		if w.vm != nil {
+			return *w.vm
+		}
+		return testVM()
+	})
 	reg(w, api.ActNotify, func(api.Notification) none { return none{} })
 	// It is left pending: the environment's clock stands while an activity runs.
 	w.RegisterActivityWithOptions(func(ctx context.Context, _ api.ReplicateInput) (api.ReplicateResult, error) {
@@ -180,7 +191,7 @@ func (w *world) status() api.MachineStatus {
 // play runs the entity; at the end it is unprotected.
 func (w *world) play() {
 	end := w.ask(api.ActionUnprotect, api.ActionRequest{})
-	w.ExecuteWorkflow(api.WorkflowMachine, testInput())
+	w.ExecuteWorkflow(api.WorkflowMachine, w.input)
 	require.True(w.t, w.IsWorkflowCompleted())
 	require.NoError(w.t, w.GetWorkflowError())
 	require.NoError(w.t, end.err)

@@ -45,7 +45,7 @@ func (e *entity) startBackground(ctx workflow.Context) {
 		e.inBackground(ctx, true, e.replicate)
 	case api.StateResyncRequired:
 		w := e.s.PolicySpec.Resync
-		if w.Automatic && w.Window.Start == "" {
+		if w.Automatic && w.Window.Start == "" && e.missingOf(e.s.Protected) == nil {
 			e.inBackground(ctx, true, e.resyncSoon)
 		}
 	}
@@ -147,7 +147,7 @@ func (e *entity) awaitAgent(ctx workflow.Context) bool {
 		agent, err := call.AwaitAgent(ctx, in, limit)
 		if err == nil {
 			if agent.Report != nil {
-				e.reported(*agent.Report)
+				e.reported(ctx, *agent.Report)
 			}
 			e.clear(ctx, api.CodeNoAgent)
 			return true
@@ -196,6 +196,7 @@ func (e *entity) initial(ctx workflow.Context) func() {
 			e.clearStream(ctx)
 			e.doing(ctx, "")
 			e.setState(ctx, api.StateProtected)
+			e.judgeDisks(ctx)
 		}
 	}
 	e.failed(ctx, "initial replication", "It is tried again by itself.", err)
@@ -286,7 +287,11 @@ func (e *entity) seen(ctx workflow.Context, vm api.VM) {
 		return
 	}
 	before, now := e.s.Protected, protected(vm, e.in.Exclude)
-	e.s.VM = vm
+	e.s.VM, e.news = vm, true
+	if e.sourceReports() {
+		e.judgeDisks(ctx)
+		return
+	}
 	if sameDisks(before, now) || e.s.State != api.StateProtected {
 		return
 	}

@@ -104,6 +104,8 @@ func (e *entity) check(action string, r api.ActionRequest) error {
 		return err
 	}
 	switch {
+	case action == api.ActionResync:
+		return e.checkResync(r)
 	case action == api.ActionSetPolicy && r.Policy == nil:
 		return fault.New(api.CodeInvalid, "set-policy of %s: no policy given", e.s.Name)
 	case action == api.ActionSetPolicy:
@@ -205,7 +207,7 @@ func (e *entity) listen(ctx workflow.Context) {
 		for {
 			var r api.AgentReport
 			agents.Receive(ctx, &r)
-			e.reported(r)
+			e.reported(ctx, r)
 		}
 	})
 }
