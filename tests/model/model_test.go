@@ -36,12 +36,20 @@ const cadence = 4 * time.Millisecond // of cuts
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// together is how many lives belong to one part of the test, whose memory is kept
+// until all of them have ended.
+const together = 100
+
 // TestLives plays them; -seed N -seeds 1 plays one again.
 func TestLives(t *testing.T) {
-	for seed := *first; seed < *first+uint64(*seeds); seed++ {
-		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			t.Parallel()
-			play(t, seed)
+	for from, end := *first, *first+uint64(*seeds); from < end; from += together {
+		t.Run(fmt.Sprintf("from=%d", from), func(t *testing.T) {
+			for seed := from; seed < min(from+together, end); seed++ {
+				t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+					t.Parallel()
+					play(t, seed)
+				})
+			}
 		})
 	}
 }
