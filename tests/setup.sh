@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs what the demo and the tests need beside Go, git and make: e2fsprogs, and a C
 # compiler for the race detector. With the word "test" it also gets what only tests need:
-# QEMU, xfsprogs, btrfs-progs, fio, PostgreSQL, systemd and rpm, and the kernel of the guest that QEMU boots, which is unpacked to
-# build/guest and not installed. As root on Debian or Ubuntu it installs them; elsewhere it
+# QEMU, xfsprogs, btrfs-progs, fio, PostgreSQL, systemd and rpm, the kernel of the guest that QEMU boots, which is unpacked to
+# build/guest and not installed, and Azurite (tests/azurite/package-lock.json) in build/azurite. As root on Debian or Ubuntu it installs them; elsewhere it
 # says what to install, and tests whose tools are missing are skipped.
 set -eu
 PATH="$PATH:/usr/sbin:/sbin"
@@ -32,6 +32,16 @@ get_kernel() {
 	mv "$guest.part" "$guest"
 }
 
+# get_azurite installs the emulator of Azure Storage as the lock file says, with nothing else's scripts run.
+get_azurite() {
+	rm -rf build/azurite.part
+	mkdir -p build/azurite.part
+	cp tests/azurite/package.json tests/azurite/package-lock.json build/azurite.part/
+	(cd build/azurite.part && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error)
+	rm -rf build/azurite
+	mv build/azurite.part build/azurite
+}
+
 missing=""
 for tool in mke2fs e2fsck debugfs; do
 	command -v "$tool" >/dev/null || { missing="e2fsprogs"; break; }
@@ -48,6 +58,7 @@ fi
 
 [ "${1:-}" = test ] && can_install || exit 0
 command -v qemu-system-x86_64 >/dev/null || get qemu-system-x86
+command -v qemu-img >/dev/null || get qemu-utils
 command -v mkfs.xfs >/dev/null || get xfsprogs
 command -v mkfs.btrfs >/dev/null || get btrfs-progs
 command -v fio >/dev/null || get fio
@@ -55,3 +66,6 @@ ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || get postgresql
 [ -x /lib/systemd/systemd ] || get systemd
 command -v rpm >/dev/null || get rpm
 [ -d "$guest" ] || get_kernel
+command -v node >/dev/null || get nodejs
+command -v npm >/dev/null || get npm
+cmp -s tests/azurite/package-lock.json build/azurite/package-lock.json || get_azurite

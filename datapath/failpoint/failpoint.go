@@ -26,6 +26,8 @@ const (
 	ImageSynced     = "image-synced"     // a disk's data is durable, its checksums are not
 	SumsSynced      = "sums-synced"      // they are, too
 	UndoCreated     = "undo-created"     // the new point's undo file is there
+	SnapshotMade    = "snapshot-made"    // a disk's snapshots are made, the point's manifest is not
+	PointWritten    = "point-written"    // it is, and the state does not list it
 	Manifest        = "manifest"         // before the manifest is published
 	Published       = "published"        // after it
 	Applied         = "applied"          // the set lies in spool and cache still
@@ -39,6 +41,6 @@ const (
 // Names lists all places.
 var Names = []string{
 	AgentRead, AgentSend, SpoolWrite, SpoolSync, SpoolSynced, SpoolCommitted, Ack, Store, Stored,
-	UndoWritten, UndoSynced, Pending, ImageWritten, ImageSynced, SumsSynced, UndoCreated, Manifest, Published, Applied,
+	UndoWritten, UndoSynced, Pending, ImageWritten, ImageSynced, SumsSynced, UndoCreated, SnapshotMade, PointWritten, Manifest, Published, Applied,
 	DeletePlanned, DeleteMerged, DeleteSynced, DeletePublished, DeleteFiles,
 }

@@ -10,7 +10,6 @@ import (
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
 	"drover/datapath/failpoint"
-	"drover/datapath/ident"
 	"drover/datapath/replica"
 )
 
@@ -59,22 +58,11 @@ func (w *Writer) applied(sum changeset.Summary) (replica.Point, bool) {
 // fits checks that the change set is for the replica as it is.
 func (w *Writer) fits(sum changeset.Summary) ([]*openDisk, error) {
 	h, s := sum.Header, &w.mf.State
-	if h.Machine != w.m.id {
-		return nil, fmt.Errorf("it is of machine %s", h.Machine)
-	}
-	if !h.Follows(s.Position) || h.Generation != s.Generation {
-		return nil, fmt.Errorf("it is %d after %s of generation %d, the replica is at %s of generation %d: %w",
-			h.Seq, h.Prev.String()[:8], h.Generation, s.Position, s.Generation, replica.ErrGap)
-	}
-	if len(h.Disks) != len(s.Spec.Disks) {
-		return nil, fmt.Errorf("it has %d disks, the replica %d: begin a new generation: %w", len(h.Disks), len(s.Spec.Disks), replica.ErrGap)
+	if err := replica.CheckFits(h, *s); err != nil {
+		return nil, err
 	}
 	disks := make([]*openDisk, len(h.Disks))
 	for i, d := range h.Disks {
-		if have := s.Spec.Disks[i].Disk; d != have {
-			return nil, fmt.Errorf("its disk %d is %s of %d bytes, the replica's is %s of %d bytes: begin a new generation: %w",
-				i, d.ID, d.Size, have.ID, have.Size, replica.ErrGap)
-		}
 		if disks[i] = w.open[d.ID]; disks[i] == nil {
 			return nil, fmt.Errorf("disk %s is not open", d.ID)
 		}
@@ -135,44 +123,13 @@ func (a *applier) eachExtent(ctx context.Context, fn func(e *changeset.Extent) e
 		if err != nil {
 			return err
 		}
-		if err := a.check(&e); err != nil {
+		if err := replica.CheckExtent(&e, a.w.mf.State.Spec.Disks); err != nil {
 			return err
 		}
 		if err := fn(&e); err != nil {
 			return err
 		}
 	}
-}
-
-// check verifies the extent's place and the checksum of every block.
-func (a *applier) check(e *changeset.Extent) error {
-	if e.Disk < 0 || e.Disk >= len(a.disks) {
-		return fmt.Errorf("extent of disk %d of %d", e.Disk, len(a.disks))
-	}
-	d := a.disks[e.Disk].disk
-	end := e.Offset + e.Length
-	if e.Offset < 0 || e.Offset%checksum.BlockSize != 0 || e.Length <= 0 || end > d.Size || end < e.Offset ||
-		(e.Length%checksum.BlockSize != 0 && end != d.Size) {
-		return fmt.Errorf("extent of %d bytes at %d of disk %s with %d bytes: not whole blocks inside the disk", e.Length, e.Offset, d.ID, d.Size)
-	}
-	if e.Zero {
-		return nil
-	}
-	if e.Length > changeset.MaxExtentBytes || int64(len(e.Data)) != e.Length || int64(len(e.Sums)) != checksum.Blocks(e.Length) {
-		return fmt.Errorf("extent of %d bytes at %d of disk %s has %d bytes and %d checksums", e.Length, e.Offset, d.ID, len(e.Data), len(e.Sums))
-	}
-	return verifyBlocks(d, e.Offset, e.Data, e.Sums)
-}
-
-func verifyBlocks(d replica.Disk, offset int64, data []byte, sums []uint64) error {
-	for _, want := range sums {
-		n := min(checksum.BlockSize, len(data))
-		if checksum.Sum(d.Seed, offset, data[:n]) != want {
-			return fmt.Errorf("block %d (offset %d) of disk %s: %w", offset/checksum.BlockSize, offset, d.ID, replica.ErrCorrupt)
-		}
-		data, offset = data[n:], offset+int64(n)
-	}
-	return nil
 }
 
 // verify reads the whole change set before anything is changed, and notes what
@@ -297,14 +254,9 @@ func (a *applier) finish(sum changeset.Summary) (replica.Point, error) {
 	if p := mf.newest(); p != nil && w.undo != nil {
 		p.UndoBytes = w.undo.bytes()
 	}
-	if sum.Cut.Consistency == ident.NoConsistency || !s.Complete {
+	p, ok := replica.PointAt(sum, *s)
+	if !ok {
 		return replica.Point{}, w.commit(mf)
-	}
-	p := replica.Point{
-		ID: sum.Header.Seq, Position: s.Position, Generation: s.Generation,
-		Time:        sum.Cut.SourceTime.Add(sum.Cut.ClockOffset),
-		Consistency: sum.Cut.Consistency, Final: sum.Cut.Final, Freeze: sum.Cut.Freeze, Note: sum.Cut.Note, Group: sum.Cut.Group,
-		Disks: slices.Clone(s.Spec.Disks),
 	}
 	name := undoName(p)
 	if err := createUndo(w.m.store.fs, w.m.undoPath(name), w.m.id, p); err != nil {

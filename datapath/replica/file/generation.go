@@ -22,7 +22,7 @@ func (w *Writer) BeginGeneration(ctx context.Context, disks []replica.Disk, resc
 }
 
 func (w *Writer) beginGeneration(ctx context.Context, disks []replica.Disk, rescan bool, progress func(done, total int64)) error {
-	if err := checkDisks(disks); err != nil {
+	if err := replica.CheckDisks(disks); err != nil {
 		return err
 	}
 	unlock, err := w.begin(ctx)
@@ -112,7 +112,7 @@ func (w *Writer) takeDisks(mf *manifest, disks []replica.Disk) error {
 
 func (w *Writer) newDisk(mf *manifest, d replica.Disk) (replica.Disk, error) {
 	if d.Seed == 0 {
-		d.Seed = newSeed()
+		d.Seed = replica.NewSeed()
 	}
 	if d.Path != "" {
 		mf.State.Empty = false

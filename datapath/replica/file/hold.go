@@ -2,7 +2,6 @@ package file
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -20,29 +19,25 @@ func (r *reader) Hold(ctx context.Context, point ident.Seq, hold replica.Hold) e
 }
 
 func (r *reader) hold(ctx context.Context, point ident.Seq, hold replica.Hold) error {
-	if hold.Owner == "" || len(hold.Owner) > maxHoldOwner {
-		return fmt.Errorf("an owner's name of %d bytes, want 1 to %d", len(hold.Owner), maxHoldOwner)
-	}
-	if !hold.Expires.After(r.m.store.now()) {
-		return errors.New("it expires in the past")
+	if err := replica.CheckHold(hold, r.m.store.now()); err != nil {
+		return err
 	}
 	return r.changeHolds(ctx, func(mf *manifest, plan deletePlan, holds map[ident.Seq][]replica.Hold) error {
 		if mf.point(point) < 0 || slices.Contains(plan.Points, point) {
 			return replica.ErrNotFound
 		}
-		list := slices.DeleteFunc(holds[point], func(h replica.Hold) bool { return h.Owner == hold.Owner })
-		if len(list) >= maxHoldsPer {
-			return fmt.Errorf("it has %d holds already, the most there may be: release one", len(list))
+		list, err := replica.AddHold(holds[point], hold)
+		if err == nil {
+			holds[point] = list
 		}
-		holds[point] = append(list, hold)
-		return nil
+		return err
 	})
 }
 
 // Release ends the owner's hold.
 func (r *reader) Release(ctx context.Context, point ident.Seq, owner string) error {
 	err := r.changeHolds(ctx, func(_ *manifest, _ deletePlan, holds map[ident.Seq][]replica.Hold) error {
-		holds[point] = slices.DeleteFunc(holds[point], func(h replica.Hold) bool { return h.Owner == owner })
+		holds[point] = replica.DropHold(holds[point], owner)
 		return nil
 	})
 	if err != nil {
@@ -72,7 +67,7 @@ func (r *reader) changeHolds(ctx context.Context, change func(*manifest, deleteP
 		return err
 	}
 	for id, list := range holds {
-		holds[id] = live(list, r.m.store.now())
+		holds[id] = replica.LiveHolds(list, r.m.store.now())
 	}
 	if err := change(mf, plan, holds); err != nil {
 		return err

@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"time"
 
 	"drover/datapath/ident"
 	"drover/datapath/replica"
@@ -28,8 +27,6 @@ const (
 	sumsDir         = "sums"
 	undoDir         = "undo"
 
-	maxHoldsPer    = 64  // holds of one point
-	maxHoldOwner   = 200 // bytes of an owner's name
 	pendingSize    = 48
 	pendingMagic   = "DPN1"
 	maxFileBytes   = 64 << 20 // of a file that is read or replaced whole
@@ -158,14 +155,14 @@ func (mf *manifest) validate(id ident.MachineID) error {
 		return fmt.Errorf("it is of machine %s with %d points and %d undo files: it was moved or edited",
 			mf.State.Spec.Machine, len(mf.State.Points), len(mf.Undo))
 	}
-	if err := errors.Join(checkDisks(mf.State.Spec.Disks), checkEachDisk(mf.Retired)); err != nil {
+	if err := errors.Join(replica.CheckDisks(mf.State.Spec.Disks), replica.CheckEachDisk(mf.Retired)); err != nil {
 		return err
 	}
 	for i, p := range mf.State.Points {
 		if mf.Undo[i] != undoName(p) || p.UndoBytes < 0 || i > 0 && p.ID <= mf.State.Points[i-1].ID {
 			return fmt.Errorf("point %d with undo file %q of %d bytes", p.ID, mf.Undo[i], p.UndoBytes)
 		}
-		if err := checkDisks(p.Disks); err != nil {
+		if err := replica.CheckDisks(p.Disks); err != nil {
 			return fmt.Errorf("point %d: %w", p.ID, err)
 		}
 	}
@@ -260,17 +257,6 @@ func (m machine) saveHolds(holds map[ident.Seq][]replica.Hold) error {
 	return nil
 }
 
-// live gives the holds that have not expired.
-func live(holds []replica.Hold, now time.Time) []replica.Hold {
-	var out []replica.Hold
-	for _, h := range holds {
-		if h.Expires.After(now) {
-			out = append(out, h)
-		}
-	}
-	return out
-}
-
 // state gives the public state: the manifest, with holds and the room used.
 func (m machine) state(mf *manifest) (replica.State, error) {
 	s := mf.clone().State
@@ -279,7 +265,7 @@ func (m machine) state(mf *manifest) (replica.State, error) {
 		return replica.State{}, err
 	}
 	for i := range s.Points {
-		s.Points[i].Holds = live(holds[s.Points[i].ID], m.store.now())
+		s.Points[i].Holds = replica.LiveHolds(holds[s.Points[i].ID], m.store.now())
 		s.UsedBytes += s.Points[i].UndoBytes
 	}
 	p, err := m.loadPending()

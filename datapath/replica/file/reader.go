@@ -285,7 +285,7 @@ func (d *diskReader) readOnce(b []byte, off int64) error {
 		if pos < next { // from the image
 			n := (pos - off) / checksum.BlockSize
 			part := sums[n : n+checksum.Blocks(next-pos)]
-			if err := verifyBlocks(d.disk, pos, b[pos-off:next-off], part); err != nil {
+			if err := replica.VerifyBlocks(d.disk, pos, b[pos-off:next-off], part); err != nil {
 				return err
 			}
 			pos = next

@@ -89,7 +89,7 @@ func (r run) read(d replica.Disk, b []byte, offset int64) error {
 	if err := r.readSums(offset, sums); err != nil {
 		return err
 	}
-	if err := verifyBlocks(d, offset, data[:n], sums); err != nil {
+	if err := replica.VerifyBlocks(d, offset, data[:n], sums); err != nil {
 		return fmt.Errorf("undo file %s: %w", r.src.f.Name(), err)
 	}
 	c := copy(b, data[:n])

@@ -14,8 +14,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
-	"sort"
 	"strings"
 	"time"
 
@@ -29,9 +27,6 @@ import (
 	"drover/datapath/vfs"
 )
 
-// MaxDocumentBytes bounds one document of a machine.
-const MaxDocumentBytes = 64 << 10
-
 const (
 	machinesDir  = "machines"
 	documentsDir = "documents"
@@ -40,8 +35,6 @@ const (
 	dirMode      = 0o750
 	fileMode     = 0o640
 )
-
-var documentName = regexp.MustCompile(`^[a-z0-9-]{1,80}$`)
 
 // Store is a directory of replicas. It is safe for concurrent use.
 type Store struct {
@@ -197,7 +190,7 @@ func (s *Store) remove(ctx context.Context, id ident.MachineID, epoch ident.Epoc
 		return err
 	}
 	for _, p := range mf.State.Points {
-		if h := live(holds[p.ID], s.now()); len(h) > 0 {
+		if h := replica.LiveHolds(holds[p.ID], s.now()); len(h) > 0 {
 			return fmt.Errorf("point %d is held by %q until %s: %w", p.ID, h[0].Owner, h[0].Expires.Format(time.RFC3339), replica.ErrHeld)
 		}
 	}
@@ -213,11 +206,8 @@ func (s *Store) remove(ctx context.Context, id ident.MachineID, epoch ident.Epoc
 
 // PutDocument keeps the document durably, replacing one of the same name.
 func (s *Store) PutDocument(_ context.Context, name string, content []byte) error {
-	if !documentName.MatchString(name) {
-		return fmt.Errorf("put document %q: the name must be 1 to 80 of a-z, 0-9 and -", name)
-	}
-	if len(content) > replica.MaxDocument {
-		return fmt.Errorf("put document %s: %d bytes, at most %d", name, len(content), replica.MaxDocument)
+	if err := replica.CheckDocument(name, content); err != nil {
+		return fmt.Errorf("put document %q: %w", name, err)
 	}
 	if err := s.writeFile(filepath.Join(s.dir, documentsDir, name), content); err != nil {
 		return fmt.Errorf("put document %s: %w", name, err)
@@ -227,8 +217,8 @@ func (s *Store) PutDocument(_ context.Context, name string, content []byte) erro
 
 // RemoveDocument removes the document durably.
 func (s *Store) RemoveDocument(_ context.Context, name string) error {
-	if !documentName.MatchString(name) {
-		return fmt.Errorf("remove document %q: the name must be 1 to 80 of a-z, 0-9 and -", name)
+	if err := replica.CheckDocument(name, nil); err != nil {
+		return fmt.Errorf("remove document %q: %w", name, err)
 	}
 	err := s.fs.Remove(filepath.Join(s.dir, documentsDir, name))
 	if err == nil {
@@ -249,7 +239,7 @@ func (s *Store) Documents(_ context.Context) (map[string][]byte, error) {
 	}
 	out := map[string][]byte{}
 	for _, n := range names {
-		if !documentName.MatchString(n) {
+		if !replica.DocumentName(n) {
 			continue
 		}
 		b, err := s.readFile(filepath.Join(dir, n), replica.MaxDocument)
@@ -307,20 +297,6 @@ func (s *Store) removeTemps(dir string) error {
 			if err := s.removeIfExists(filepath.Join(dir, n)); err != nil {
 				return err
 			}
-		}
-	}
-	return nil
-}
-
-func checkDocuments(docs map[string]string) error {
-	names := make([]string, 0, len(docs))
-	for n := range docs {
-		names = append(names, n)
-	}
-	sort.Strings(names)
-	for _, n := range names {
-		if len(docs[n]) > MaxDocumentBytes {
-			return fmt.Errorf("document %q: %d bytes, at most %d", n, len(docs[n]), MaxDocumentBytes)
 		}
 	}
 	return nil

@@ -92,7 +92,7 @@ func (w *Writer) planDelete(ctx context.Context, points []ident.Seq) (held []ide
 		if w.mf.newest().ID == id {
 			return nil, fmt.Errorf("point %d is the newest: it always stays", id)
 		}
-		if len(live(holds[id], w.m.store.now())) > 0 {
+		if len(replica.LiveHolds(holds[id], w.m.store.now())) > 0 {
 			held = append(held, id)
 			continue
 		}

@@ -2,14 +2,11 @@ package file
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 	"sync"
 
-	"drover/datapath/changeset"
 	"drover/datapath/checksum"
 	"drover/datapath/durable"
 	"drover/datapath/failpoint"
@@ -55,7 +52,7 @@ func (s *Store) OpenWriter(ctx context.Context, epoch ident.Epoch, spec replica.
 }
 
 func (w *Writer) start(ctx context.Context, spec replica.Spec) error {
-	if err := checkSpec(spec); err != nil {
+	if err := replica.CheckSpec(spec); err != nil {
 		return err
 	}
 	for _, d := range []string{"", disksDir, sumsDir, undoDir} {
@@ -87,54 +84,13 @@ func (w *Writer) start(ctx context.Context, spec replica.Spec) error {
 	return w.recover()
 }
 
-func checkSpec(spec replica.Spec) error {
-	if spec.Machine.IsZero() {
-		return errors.New("no machine id")
-	}
-	if err := checkDocuments(spec.Documents); err != nil {
-		return err
-	}
-	return checkDisks(spec.Disks)
-}
-
-func checkDisks(disks []replica.Disk) error {
-	if len(disks) == 0 || len(disks) > changeset.MaxDisks {
-		return fmt.Errorf("%d disks, want 1 to %d", len(disks), changeset.MaxDisks)
-	}
-	return checkEachDisk(disks)
-}
-
-func checkEachDisk(disks []replica.Disk) error {
-	seen := map[ident.DiskID]bool{}
-	for _, d := range disks {
-		if d.ID.IsZero() || seen[d.ID] {
-			return fmt.Errorf("disk id %s is zero or given twice", d.ID)
-		}
-		seen[d.ID] = true
-		if d.Size <= 0 || d.Size > changeset.MaxDiskSize || d.Size%512 != 0 {
-			return fmt.Errorf("disk %s of %d bytes: want a multiple of 512 up to %d", d.ID, d.Size, changeset.MaxDiskSize)
-		}
-	}
-	return nil
-}
-
-func newSeed() uint64 {
-	var b [8]byte
-	for {
-		_, _ = rand.Read(b[:]) // never fails
-		if s := binary.LittleEndian.Uint64(b[:]); s != 0 {
-			return s
-		}
-	}
-}
-
 func (w *Writer) create(spec replica.Spec) (*manifest, error) {
 	mf := &manifest{Version: manifestVersion, State: replica.State{Spec: spec, Epoch: w.epoch, Empty: true}}
 	mf.State.Spec.Disks = slices.Clone(spec.Disks)
 	for i := range mf.State.Spec.Disks {
 		d := &mf.State.Spec.Disks[i]
 		if d.Seed == 0 {
-			d.Seed = newSeed()
+			d.Seed = replica.NewSeed()
 		}
 		if d.Path != "" {
 			mf.State.Empty = false
@@ -452,7 +408,7 @@ func (w *Writer) Leaves(disk ident.DiskID) (checksum.Leaves, error) {
 
 // SetDocuments replaces the manifest's documents.
 func (w *Writer) SetDocuments(ctx context.Context, docs map[string]string) error {
-	if err := checkDocuments(docs); err != nil {
+	if err := replica.CheckDocuments(docs); err != nil {
 		return fmt.Errorf("set documents of %s: %w", w.m.id, err)
 	}
 	unlock, err := w.begin(ctx)

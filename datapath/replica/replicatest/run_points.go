@@ -3,6 +3,7 @@ package replicatest
 import (
 	"bytes"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -193,8 +194,11 @@ func testBroken(t *testing.T, open opener) {
 	require.NoError(t, err)
 	sums := make([]uint64, 2)
 	require.NoError(t, l.ReadSums(0, sums))
-	require.Equal(t, checksum.SumAll(nil, d.Seed, 0, Pattern(20, 2*Block)), sums)
-	copy(m.now[0], Pattern(20, 2*Block))
+	if written := Pattern(20, 2*Block); slices.Equal(checksum.SumAll(nil, d.Seed, 0, written), sums) {
+		copy(m.now[0], written)
+	} else { // a store that gathers blocks had written nothing yet
+		require.Equal(t, checksum.SumAll(nil, d.Seed, 0, m.now[0][:2*Block]), sums)
+	}
 	m.apply(m.after(changeset.Base).Zero(1, 0, Block).Cut(Complete()))
 	m.check()
 }

@@ -1,0 +1,88 @@
+package pageblob
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+
+	"drover/datapath/azstorage"
+)
+
+// collect deletes what earlier sessions left: snapshots and manifests of points that
+// were never committed, or whose deletion broke off, and blobs of disks that nothing
+// needs. Only what is older than this session's state is deleted, so that a writer
+// that sleeps in here for a day and wakes up harms nobody.
+func (w *Writer) collect(ctx context.Context) error {
+	keep := map[string]bool{} // "blob" and "blob@snapshot"
+	for _, d := range w.mf.disks() {
+		keep[w.m.diskName(d.ID)], keep[w.m.sumsName(d.ID)] = true, true
+	}
+	for _, b := range w.mf.Snapshots {
+		keep[b.Manifest] = true
+		for id, s := range b.Disks {
+			keep[w.m.diskName(id)+"@"+s.Disk], keep[w.m.sumsName(id)+"@"+s.Sums] = true, true
+		}
+	}
+	var gone []*container.BlobItem
+	err := w.m.store.c.Each(ctx, w.m.prefix(), container.ListBlobsInclude{Snapshots: true, Metadata: true}, func(b *container.BlobItem) error {
+		name := *b.Name
+		if b.Snapshot != nil && *b.Snapshot != "" {
+			name += "@" + *b.Snapshot
+		}
+		if !keep[name] && w.older(b) {
+			gone = append(gone, b)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("look for what earlier writers left of %s: %w", w.m.id, err)
+	}
+	for _, b := range gone {
+		if err := w.drop(ctx, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// older reports whether the blob or snapshot was made under an earlier fence word, or
+// by this writer before the present state.
+func (w *Writer) older(b *container.BlobItem) bool {
+	word := w.mf.word()
+	switch {
+	case b.Snapshot != nil && *b.Snapshot != "":
+		made, err := strconv.ParseUint(meta(b.Metadata, metaWord), 16, 64)
+		return err == nil && made < word
+	case strings.HasSuffix(*b.Name, pointSuffix):
+		_, hex, _ := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(*b.Name, w.m.prefix()), pointSuffix), "-")
+		made, err := strconv.ParseUint(hex, 16, 64)
+		return err == nil && made < word
+	case b.Properties != nil && b.Properties.BlobSequenceNumber != nil:
+		return uint64(*b.Properties.BlobSequenceNumber) <= word //nolint:gosec // never negative
+	}
+	return false
+}
+
+// drop deletes one; a page blob only as it was listed.
+func (w *Writer) drop(ctx context.Context, b *container.BlobItem) error {
+	if b.Snapshot != nil && *b.Snapshot != "" {
+		return w.m.store.pages(*b.Name).dropSnapshot(ctx, *b.Snapshot)
+	}
+	o := &blob.DeleteOptions{DeleteSnapshots: to.Ptr(blob.DeleteSnapshotsOptionTypeInclude)}
+	if b.Properties != nil && b.Properties.ETag != nil {
+		tag := azcore.ETag(strings.Trim(string(*b.Properties.ETag), `"`)) // lists have it without quotes
+		o.AccessConditions = azstorage.If{Is: azstorage.Tag(`"` + tag + `"`)}.Conditions()
+	}
+	_, err := w.m.store.c.NewBlobClient(*b.Name).Delete(ctx, o)
+	if err = azstorage.Clean(err); err != nil && !errors.Is(err, azstorage.ErrNotFound) && !errors.Is(err, azstorage.ErrCondition) {
+		return fmt.Errorf("delete %s: %w", *b.Name, err)
+	}
+	return nil
+}
