@@ -48,14 +48,24 @@ func newOurs(self, dir string, choice codec.Choice, images ...string) (*ours, er
 	}
 	w := &world{Dir: dir, Address: address, Choice: choice, Cut: time.Hour}
 	for i, image := range images {
-		info, err := os.Stat(image)
+		size, err := sizeOf(image)
 		if err != nil {
 			return nil, err
 		}
-		w.Machines = append(w.Machines, machine{ID: ident.NewMachineID("peers", strconv.Itoa(i)), Path: image, Size: info.Size()})
+		w.Machines = append(w.Machines, machine{ID: ident.NewMachineID("peers", strconv.Itoa(i)), Path: image, Size: size})
 	}
 	wiretest.NewCA(fatal{}).Save(dir)
 	return &ours{world: w, self: self, status: map[ident.MachineID]stream.Status{}, changed: make(chan struct{}, 1)}, w.save()
+}
+
+// sizeOf is the size of an image or a device.
+func sizeOf(path string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = f.Close() }()
+	return f.Seek(0, io.SeekEnd)
 }
 
 // start starts the server and waits until it listens.
@@ -160,12 +170,6 @@ func end(c *exec.Cmd) (time.Duration, error) {
 	}
 	err := c.Wait()
 	return c.ProcessState.UserTime() + c.ProcessState.SystemTime(), err
-}
-
-func (o *ours) endAgent() error {
-	_, err := end(o.agent)
-	o.agent = nil
-	return err
 }
 
 // stop ends both processes and gives their CPU time.

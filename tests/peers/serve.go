@@ -17,8 +17,6 @@ import (
 	"drover/agent/controlapi"
 	"drover/agent/quiesce"
 	"drover/agent/session"
-	"drover/agent/tracker"
-	"drover/agent/tracker/scan"
 	"drover/datapath/cachestore"
 	"drover/datapath/changeset"
 	"drover/datapath/codec"
@@ -163,7 +161,7 @@ func agents(ctx context.Context, dir string) error {
 	var all sync.WaitGroup
 	for _, m := range w.Machines {
 		all.Go(func() {
-			var t tracker.Tracker = scan.New()
+			t := track()
 			hooks := &quiesce.Hooks{}
 			if w.Rate > 0 {
 				// The writer does not wait for a cut: what it changes meanwhile goes with the next.
