@@ -47,12 +47,17 @@ packages: $(NFPM) ## the agent as .deb and .rpm in build/packages
 	for kind in deb rpm; do VERSION='$(PACKAGE_VERSION)' ARCH=$$(go env GOARCH) BIN=$(BIN) \
 		$(NFPM) package --config agent/packaging/nfpm.yaml --packager $$kind --target build/packages/ || exit 1; done
 
+.PHONY: windows
+windows: ## the agent for Windows as build/bin/windows/drover-agent.exe; see docs/agent.md for what it is worth
+	@mkdir -p $(BIN)/windows
+	GOOS=windows GOARCH=amd64 CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o $(BIN)/windows/ ./agent/cmd/drover-agent
+
 .PHONY: demo
 demo: setup build ## the whole life of a three-machine application on real disks; KEEP=1 leaves it up
 	$(BIN)/drover-demo --dir build/demo --bin $(BIN) $(if $(KEEP),--keep)
 
 .PHONY: test
-test: setup-test build lint unit model kill-matrix pg-points fuzz e2e ## every test
+test: setup-test build windows lint unit model kill-matrix pg-points fuzz e2e ## every test
 
 .PHONY: unit
 unit: packages ## tests beside the code, with the race detector

@@ -31,7 +31,6 @@ const (
 	maxFile    = 1 << 20 // bytes of the file
 	maxDisks   = 64
 	maxTimeout = 10 * time.Minute
-	dmiUUID    = "/sys/class/dmi/id/product_uuid"
 )
 
 // Config of an agent.
@@ -39,7 +38,7 @@ type Config struct {
 	ConfigServer string `yaml:"configServer"` // https://host:port
 	State        string `yaml:"state"`        // directory of the identity
 	TokenFile    string `yaml:"tokenFile"`    // read while there is no valid identity; agent.token beside the file when empty
-	Socket       string `yaml:"socket"`       // of the status; [status.DefaultSocket] when empty
+	Socket       string `yaml:"socket"`       // of the status; status.DefaultSocket when empty
 	// Instance is the machine's hardware uuid; empty: what the firmware says.
 	Instance string `yaml:"instance"`
 	// Disks maps backing uuids to devices or image files, where the system itself
@@ -198,7 +197,7 @@ func (c *Config) check(dir string) error {
 		c.TokenFile = "agent.token"
 	}
 	if c.Socket == "" {
-		c.Socket = status.DefaultSocket
+		c.Socket = status.DefaultSocket()
 	}
 	for _, p := range []*string{&c.State, &c.TokenFile, &c.Socket, &c.Scripts.Directory} {
 		*p = absolute(dir, *p)
@@ -224,10 +223,10 @@ func (c *Config) findInstance() error {
 	if c.Instance != "" {
 		return nil
 	}
-	b, err := os.ReadFile(dmiUUID)
+	uuid, err := firmwareUUID()
 	if err != nil {
 		return fmt.Errorf("instance: the firmware's uuid cannot be read (%w); run as root, or set instance to the VM's BIOS uuid", err)
 	}
-	c.Instance = strings.ToLower(strings.TrimSpace(string(b)))
+	c.Instance = strings.ToLower(strings.TrimSpace(uuid))
 	return nil
 }

@@ -5,6 +5,7 @@
 //	identity.go configuration, certificate, state directory
 //	network.go  configuration server, clock, process server
 //	machine.go  disks, file systems, tracker, memory, programs
+//	system_*.go which of them a system has
 package doctor
 
 import (
@@ -63,10 +64,7 @@ func Examine(ctx context.Context, o Options) []controlapi.Finding {
 	out = append(out, p.control(ctx)...)
 	out = append(out, p.processServer(ctx))
 	out = append(out, p.diskList()...)
-	out = append(out, p.fileSystems()...)
-	out = append(out, p.tracker(), p.memory())
-	out = append(out, p.programs()...)
-	return append(out, p.target()...)
+	return append(out, p.system()...)
 }
 
 // Failed reports whether any check failed.

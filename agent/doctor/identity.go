@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"drover/agent/controlapi"
 	"drover/agent/enrol"
 )
@@ -82,28 +80,4 @@ func (p *patient) privateKeys() controlapi.Finding {
 		return fail(check, "chmod 600 "+strings.Join(open, " ")+"; if somebody may have read it, revoke the agent and enrol anew", "others can read %s", strings.Join(open, ", "))
 	}
 	return ok(check, "root alone can read them")
-}
-
-func (p *patient) state() []controlapi.Finding {
-	const check = "state"
-	dir := p.Config.State
-	info, err := os.Stat(dir)
-	if err != nil {
-		return []controlapi.Finding{warn(check, "the agent makes it when it starts; as root", "%v", err)}
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return []controlapi.Finding{fail(check, "chmod 700 "+dir, "%s is open to others (%s)", dir, info.Mode().Perm())}
-	}
-	var room unix.Statfs_t
-	if err := unix.Statfs(dir, &room); err != nil {
-		return []controlapi.Finding{warn(check, "", "free space of %s: %v", dir, err)}
-	}
-	free := int64(room.Bavail) * room.Bsize //nolint:gosec // a number of blocks
-	switch {
-	case free < noRoom:
-		return []controlapi.Finding{fail(check, "make room: replication goes on, but a renewed certificate cannot be kept", "the file system of %s is full", dir)}
-	case free < littleRoom:
-		return []controlapi.Finding{warn(check, "make room", "the file system of %s has %d MiB left", dir, free>>20)}
-	}
-	return []controlapi.Finding{ok(check, "%s has room", dir)}
 }

@@ -4,12 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"drover/agent/controlapi"
 	"drover/agent/disk"
@@ -183,17 +180,6 @@ func (p *patient) capabilities() uint64 {
 	return 0
 }
 
-func (p *patient) kernel() string {
-	if p.Root != "" && p.Root != "/" {
-		return p.text("/proc/sys/kernel/osrelease")
-	}
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return ""
-	}
-	return unix.ByteSliceToString(u.Release[:])
-}
-
 // version reads the beginning of a kernel's release.
 func version(release string) (major, minor int) {
 	f := strings.FieldsFunc(release, func(r rune) bool { return r < '0' || r > '9' })
@@ -249,28 +235,4 @@ func (p *patient) programs() []controlapi.Finding {
 		out = append(out, ok(check, "nobody but root can change what runs around a recovery point; %d scripts in %s", len(scripts), first(p.Config.Scripts.Directory, "no directory")))
 	}
 	return out
-}
-
-// safe holds a program, and the directories above it, to be root's alone.
-func safe(program string) error {
-	info, err := os.Stat(program)
-	if err != nil {
-		return err
-	}
-	if info.Mode().Perm()&0o100 == 0 {
-		return fmt.Errorf("%s cannot be executed", program)
-	}
-	for path := filepath.Clean(program); ; path = filepath.Dir(path) {
-		var st unix.Stat_t
-		if err := unix.Stat(path, &st); err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		sticky := st.Mode&unix.S_IFMT == unix.S_IFDIR && st.Mode&unix.S_ISVTX != 0
-		if st.Uid != 0 || st.Mode&0o022 != 0 && !sticky {
-			return fmt.Errorf("%s, which runs as root, can be changed by others: %s is owned by user %d with mode %#o", program, path, st.Uid, st.Mode&0o7777)
-		}
-		if path == filepath.Dir(path) {
-			return nil
-		}
-	}
 }

@@ -103,11 +103,13 @@ func RecoverFileSystems(file string) (thawed int, err error) {
 // Recover ends a freeze that an earlier run left behind: file systems go on, and the
 // programs are told to thaw.
 func (h *Hooks) Recover(ctx context.Context, machine ident.MachineID) (bool, error) {
+	copied, left := h.recoverCopies(ctx)
 	m, found, err := h.readMarker()
 	if err != nil || !found {
-		return false, err
+		return copied, errors.Join(left, err)
 	}
 	_, err = RecoverFileSystems(h.Marker)
+	err = errors.Join(left, err)
 	x := &Hold{hooks: h, cut: Cut{Machine: machine}, called: true}
 	if m.Scripts {
 		list, e := h.Scripts.List()

@@ -9,6 +9,7 @@
 //	DROVER_FINAL    1 when the machine stays frozen, for a planned failover
 //
 //	quiesce.go  one cut, from the first program to the last
+//	copies.go   shadow copies instead of a freeze, on Windows
 //	program.go  running a program
 //	scripts.go  the directory of scripts
 //	marker.go   what the next start needs to end what this one has begun
@@ -23,6 +24,7 @@ import (
 	"time"
 
 	"drover/agent/quiesce/freeze"
+	"drover/agent/quiesce/vss"
 	"drover/datapath/ident"
 )
 
@@ -50,6 +52,9 @@ type Hooks struct {
 	Scripts Scripts
 	// Freezer freezes the file systems; nil: nobody but the programs does.
 	Freezer *freeze.Freezer
+	// Copier makes shadow copies of the volumes, from which the cut is read; nil: the
+	// disks themselves are.
+	Copier *vss.Provider
 	// Marker is a file that is there while the machine is frozen, so that a freeze
 	// that a crash left behind is ended at the next start.
 	Marker string
@@ -69,6 +74,9 @@ type Hold struct {
 	failed  error          // the first failure of a program or script
 	loose   []string       // what can be written to all the same
 	since   time.Time      // the freeze was begun
+	copies  *copies        // nil: there are to be none
+	// released: programs and scripts were told that the machine goes on.
+	released bool
 }
 
 // CanHold reports whether there may be anything to hold the machine with for the cut.
@@ -77,6 +85,9 @@ func (h *Hooks) CanHold(c Cut) bool {
 		return true
 	}
 	if list, err := h.Scripts.List(); c.Scripts && (err != nil || len(list) > 0) {
+		return true
+	}
+	if h.Copier != nil {
 		return true
 	}
 	if h.Freezer == nil {
@@ -102,7 +113,10 @@ func (h *Hooks) Begin(ctx context.Context, c Cut) (*Hold, error) {
 		}
 	}
 	x.loose = x.set.Loose
-	if len(x.set.FileSystems) == 0 && len(h.Pre) == 0 && len(x.scripts) == 0 {
+	if x.copies, err = h.layout(c); err != nil {
+		return nil, err
+	}
+	if x.copies == nil && len(x.set.FileSystems) == 0 && len(h.Pre) == 0 && len(x.scripts) == 0 {
 		return nil, nil //nolint:nilnil // said above
 	}
 	if err := h.mark(marker{Epoch: c.Epoch, Seq: c.Seq, FileSystems: x.set.Left(), Scripts: len(x.scripts) > 0}); err != nil {
@@ -124,9 +138,17 @@ func (h *Hooks) Begin(ctx context.Context, c Cut) (*Hold, error) {
 // the freeze.
 func (x *Hold) Scripted() bool { return len(x.scripts) > 0 }
 
+// ForApplications reports whether applications were asked to take part, by scripts or as
+// writers of shadow copies.
+func (x *Hold) ForApplications() bool {
+	return x.Scripted() || x.copies != nil && x.cut.Scripts
+}
+
 // Limit is how long the machine is to be frozen at most.
 func (x *Hold) Limit() time.Duration {
 	switch {
+	case x.copies != nil:
+		return copiesLimit
 	case x.frozen != nil:
 		return x.hooks.Freezer.MaxTime()
 	case x.hooks.Timeout > 0:
@@ -161,6 +183,12 @@ func (x *Hold) Freeze(ctx context.Context, seq ident.Seq) error {
 		}
 	}
 	x.since = time.Now()
+	if x.copies != nil {
+		if err := x.copy(ctx); err != nil {
+			return x.undo(ctx, err)
+		}
+		return nil
+	}
 	if x.frozen == nil {
 		if x.failed != nil {
 			return x.undo(ctx, x.failed)
@@ -213,6 +241,8 @@ func (x *Hold) Outcome() Outcome {
 	var o Outcome
 	var notes []string
 	switch {
+	case x.copies != nil:
+		return x.outcomeOfCopies()
 	case x.failed == nil && x.called && (len(x.scripts) > 0 || !x.exist):
 		o.Consistency = ident.ApplicationConsistent
 	case x.Loose():
@@ -246,6 +276,9 @@ func (x *Hold) Thaw(ctx context.Context) (Outcome, error) {
 		}
 	}
 	err := x.release(ctx)
+	if left := x.deleteCopies(ctx); left != nil {
+		o.Note = strings.TrimPrefix(o.Note+"; "+left.Error(), "; ") // what was read of them is right
+	}
 	if err == nil {
 		return o, x.hooks.unmark()
 	}
@@ -260,7 +293,7 @@ func (x *Hold) Thaw(ctx context.Context) (Outcome, error) {
 
 // release tells programs and scripts that the machine goes on.
 func (x *Hold) release(ctx context.Context) (err error) {
-	if !x.called {
+	if !x.called || x.released {
 		return nil
 	}
 	if len(x.hooks.Post) > 0 {
@@ -269,5 +302,6 @@ func (x *Hold) release(ctx context.Context) (err error) {
 	if e := x.hooks.Scripts.thaw(ctx, x.scripts, x.cut); e != nil {
 		err = errors.Join(err, fmt.Errorf("scripts: %w", e))
 	}
+	x.released = err == nil
 	return err
 }

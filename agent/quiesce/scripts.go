@@ -10,13 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 )
 
-// Where scripts are, and their bounds.
+// Bounds of scripts.
 const (
-	DefaultScripts       = "/etc/drover/scripts.d"
 	DefaultScriptTimeout = 30 * time.Second
 	maxScripts           = 64
 )
@@ -104,18 +102,6 @@ func safePath(dir string) error {
 			return err
 		}
 	}
-}
-
-// safe checks that nobody but root, and the user that the agent runs as, may change it.
-func safe(path string, info fs.FileInfo) error {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok || st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("scripts: %s is not root's; chown root it", path)
-	}
-	if info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("scripts: others than root may write to %s; chmod go-w it", path)
-	}
-	return nil
 }
 
 // freeze runs the scripts until one fails.

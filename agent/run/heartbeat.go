@@ -1,20 +1,15 @@
 package run
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"drover/agent/controlapi"
-	"drover/agent/preflight"
 )
 
 // maxDetail bounds what a heartbeat says for people, in bytes.
@@ -94,7 +89,7 @@ func (a *Agent) heartbeat() controlapi.Heartbeat {
 
 // inventory describes the machine as far as it can be seen.
 func (a *Agent) inventory() *controlapi.Inventory {
-	in := &controlapi.Inventory{OS: osName(), Kernel: kernel(), BootID: line("/proc/sys/kernel/random/boot_id"), Tracker: a.trackerText(), Preflight: a.told.findings()}
+	in := &controlapi.Inventory{OS: osName(), Kernel: kernel(), BootID: bootID(), Tracker: a.trackerText(), Preflight: a.told.findings()}
 	in.Hostname, _ = os.Hostname()
 	as, _ := a.assigned.get()
 	var err error
@@ -112,7 +107,7 @@ func (a *Agent) inventory() *controlapi.Inventory {
 // preflights looks now and then whether this guest would boot in the target.
 func (a *Agent) preflights(ctx context.Context) error {
 	for {
-		found, err := preflight.Check("/", kernel())
+		found, err := preflightHere()
 		if err != nil {
 			a.log.Warn("it is not known whether this guest would boot in the target", "error", err.Error())
 		}
@@ -121,35 +116,4 @@ func (a *Agent) preflights(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-func line(file string) string {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return ""
-	}
-	return strings.TrimSpace(string(b))
-}
-
-// osName is the distribution's own name for itself.
-func osName() string {
-	f, err := os.Open("/etc/os-release")
-	if err != nil {
-		return runtime.GOOS
-	}
-	defer func() { _ = f.Close() }() // only read
-	for s := bufio.NewScanner(f); s.Scan(); {
-		if name, ok := strings.CutPrefix(s.Text(), "PRETTY_NAME="); ok {
-			return strings.Trim(name, `"`)
-		}
-	}
-	return runtime.GOOS
-}
-
-func kernel() string {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return ""
-	}
-	return unix.ByteSliceToString(u.Release[:])
 }

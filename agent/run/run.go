@@ -8,8 +8,9 @@
 //	heartbeat.go   what is told of the machine
 //	told.go        what is told of the agent, in the guest
 //	limits.go      memory and priority
-//	tracker.go     how changes are found
-//	lock.go        one agent for one state directory
+//	tracker*.go    how changes are found
+//	lock_*.go      one agent for one state directory
+//	system_*.go    what the system has for it
 package run
 
 import (
@@ -35,7 +36,6 @@ import (
 	"drover/agent/pace"
 	"drover/agent/proxy"
 	"drover/agent/quiesce"
-	"drover/agent/quiesce/freeze"
 	"drover/agent/session"
 	"drover/agent/status"
 	"drover/agent/tracker/choose"
@@ -125,8 +125,8 @@ func (a *Agent) work(ctx context.Context) error {
 	}
 	a.control = a.identity.ControlClient(c.ConfigServer, a.dial)
 	defer a.control.Close()
-	if was, err := a.hooks.Recover(ctx, machine); was {
-		log.Warn("the machine was still frozen from before; it is thawed", "error", fmt.Sprint(err))
+	if was, err := a.hooks.Recover(ctx, machine); was || err != nil {
+		log.Warn("the machine was still held from before; it goes on", "error", fmt.Sprint(err))
 	}
 	tracker := newTracker(c, log)
 	a.tracker.Store(tracker)
@@ -162,9 +162,7 @@ func (a *Agent) makeHooks(gate *quiesce.Gate) *quiesce.Hooks {
 		Scripts: quiesce.Scripts{Dir: c.Scripts.Directory, Timeout: time.Duration(c.Scripts.Timeout), Logger: a.log},
 		Marker:  filepath.Join(c.State, frozenMarker), Log: gate,
 	}
-	if !c.Freeze.Off {
-		h.Freezer = &freeze.Freezer{Limit: time.Duration(c.Freeze.Limit)}
-	}
+	hold(h, c)
 	return h
 }
 

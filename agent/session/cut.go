@@ -57,7 +57,7 @@ func (x *session) cut(complete bool) (quiet bool, err error) {
 	}
 	if c.Final {
 		x.final = false
-		x.Logger.Info("the final recovery point is made; the machine stays frozen", "seq", x.position.Seq)
+		x.Logger.Info("the final recovery point is made", "seq", x.position.Seq, "frozen", x.frozen != nil)
 	}
 	x.showState()
 	if !quiet {
@@ -165,7 +165,11 @@ func (x *session) makeRoom() error {
 // changes meanwhile would have to go with the machine frozen.
 func (x *session) approach() (last time.Duration, err error) {
 	ctx, hurried := x.ctx, false
-	for range maxPasses {
+	rounds := maxPasses
+	if x.Hooks.Copier != nil {
+		rounds = 1 // nothing stands still while shadow copies are read
+	}
+	for range rounds {
 		begin, emitted := time.Now(), x.bytes
 		if err := x.pass(ctx); err != nil {
 			return 0, err
@@ -191,12 +195,17 @@ func (x *session) approach() (last time.Duration, err error) {
 // frozenCut sends the rest and lets the machine go on, unless the cut is final.
 func (x *session) frozenCut(hold *quiesce.Hold) (changeset.Cut, error) {
 	c := changeset.Cut{SourceTime: now()}
+	send, copies := x.sendFrozen, hold.Copies()
+	if copies != nil {
+		c.SourceTime = hold.CopiedAt().UTC()
+		send = func(hold *quiesce.Hold) (why, err error) { return x.sendCopies(hold, copies) }
+	}
 	x.isFrozen(hold)
-	why, err := x.sendFrozen(hold)
+	why, err := send(hold)
 	if err == nil && why == nil {
 		c.Group, err = x.together(hold)
 	}
-	if err == nil && why == nil && x.final {
+	if err == nil && why == nil && x.final && copies == nil {
 		if why = hold.Keep(maxHeld); why == nil {
 			x.outcome(&c, hold, hold.Outcome())
 			return c, nil // it stays frozen
@@ -226,7 +235,7 @@ func (x *session) outcome(c *changeset.Cut, hold *quiesce.Hold, o quiesce.Outcom
 	if o.Freeze == 0 {
 		c.Freeze = time.Since(c.SourceTime)
 	}
-	if hold.Scripted() {
+	if hold.ForApplications() {
 		again := x.welcome.AppInterval
 		if c.Consistency != ident.ApplicationConsistent {
 			again = min(again, scriptsAgain)

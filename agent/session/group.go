@@ -113,6 +113,8 @@ func (x *session) freezeTogether(hold *quiesce.Hold) error {
 func (x *session) isFrozen(hold *quiesce.Hold) {
 	switch r := x.group.round; {
 	case r == nil:
+	case hold.Copies() != nil:
+		x.miss("its points are read from shadow copies, which are of a moment of their own")
 	case hold.Loose():
 		x.miss("not all of it can be frozen: " + hold.Outcome().Note)
 	default:

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"drover/agent/disk"
 	"drover/agent/tracker"
 	"drover/datapath/ident"
 	"drover/datapath/wire"
@@ -49,13 +50,15 @@ type session struct {
 
 	pack    *packer
 	set     *openSet
-	fixed   bool   // the open set may not be ended: its number was promised
-	emitted int64  // extents
-	bytes   int64  // of data in them
-	passed  bool   // a whole pass has been made in this session
-	final   bool   // a final cut is wanted
-	asked   bool   // a cut was ordered, which is as good as can be
-	obeyed  uint32 // the newest command that was taken up
+	copied  []*disk.Overlay // in the order of the disks, while shadow copies are read; else nil
+	beside  string          // what was emitted from beside them
+	fixed   bool            // the open set may not be ended: its number was promised
+	emitted int64           // extents
+	bytes   int64           // of data in them
+	passed  bool            // a whole pass has been made in this session
+	final   bool            // a final cut is wanted
+	asked   bool            // a cut was ordered, which is as good as can be
+	obeyed  uint32          // the newest command that was taken up
 }
 
 // Run streams until ctx ends or the session does. A refusal is a *Refused.

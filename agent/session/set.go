@@ -2,6 +2,7 @@ package session
 
 import (
 	"errors"
+	"fmt"
 
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
@@ -78,6 +79,9 @@ func (x *session) await(ready func() bool) error {
 func (x *session) emit(e changeset.Extent) error {
 	if err := x.ctx.Err(); err != nil {
 		return err
+	}
+	if x.copied != nil && !x.copied[e.Disk].Covers(e.Offset, e.Length) {
+		x.beside = fmt.Sprintf("%s at %d", x.open[e.Disk].Path(), e.Offset)
 	}
 	if x.set != nil && x.full(e) {
 		if x.fixed {

@@ -5,6 +5,7 @@
 //	base.go     copying and comparing
 //	cut.go      making a recovery point
 //	group.go    making it at the same moment as the other machines of a consistency group
+//	copies.go   reading it from shadow copies
 //	set.go      one change set on the wire, and what became of it
 //	pack.go     extents become chunks: gathered, encoded, sent in order
 //	verify.go   comparing source and replica beside the stream
@@ -42,9 +43,11 @@ type Options struct {
 	Tracker  tracker.Tracker
 	Hooks    *quiesce.Hooks
 	// Find gives the device or image file of a disk by its backing's uuid.
-	Find    func(backingUUID string) (string, error)
-	Metrics *Metrics
-	Logger  *slog.Logger
+	Find func(backingUUID string) (string, error)
+	// OpenCopy opens a shadow copy's device; nil: as a disk.
+	OpenCopy func(device string) (*disk.Disk, error)
+	Metrics  *Metrics
+	Logger   *slog.Logger
 }
 
 // Target is where to stream to, and what.
@@ -118,6 +121,9 @@ type sentSet struct {
 
 // NewSource makes a source that knows nothing yet.
 func NewSource(o Options) *Source {
+	if o.OpenCopy == nil {
+		o.OpenCopy = disk.Open
+	}
 	s := &Source{Options: o, unknown: causeStart}
 	s.show(StateConnecting, "")
 	return s
@@ -247,19 +253,18 @@ func (s *Source) hello(epoch ident.Epoch) *wire.Hello {
 // arrange puts the disks into the server's order and gives them to the tracker.
 func (s *Source) arrange(order []changeset.Disk) error {
 	sorted := make([]*openDisk, 0, len(order))
-	disks := make([]tracker.Disk, 0, len(order))
 	for _, o := range order {
 		i := slices.IndexFunc(s.open, func(d *openDisk) bool { return d.want.ID == o.ID })
 		if i < 0 || s.open[i].Size() != o.Size {
 			return fmt.Errorf("the server has disk %s of %d bytes, which is not one of ours", o.ID, o.Size)
 		}
-		sorted, disks = append(sorted, s.open[i]), append(disks, s.open[i].Disk)
+		sorted = append(sorted, s.open[i])
 	}
 	if len(sorted) != len(s.open) {
 		return fmt.Errorf("the server has %d disks of %d", len(sorted), len(s.open))
 	}
 	s.open = sorted
-	kept, err := s.Tracker.Attach(disks)
+	kept, err := s.Tracker.Attach(trackedDisks(s.open))
 	if err != nil {
 		return err
 	}

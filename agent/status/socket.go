@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -69,12 +70,16 @@ func listen(ctx context.Context, socket string) (net.Listener, error) {
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
 	birth := filepath.Join(tmp, "s")
+	if runtime.GOOS == "windows" { // a socket does not move there; the folder is closed to others
+		birth = socket
+		_ = os.Remove(socket) // nobody serves it
+	}
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: birth, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
 	l.SetUnlinkOnClose(false)
-	if err = os.Chmod(birth, 0o600); err == nil {
+	if err = os.Chmod(birth, 0o600); err == nil && birth != socket {
 		err = os.Rename(birth, socket)
 	}
 	if err != nil {

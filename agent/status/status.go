@@ -9,9 +9,6 @@ import (
 	"drover/datapath/ident"
 )
 
-// DefaultSocket is where the agent serves its status.
-const DefaultSocket = "/run/drover-agent/status.sock"
-
 // Status of a running agent.
 type Status struct {
 	Version  string    `json:"version"`

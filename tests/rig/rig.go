@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"drover/agent/controlapi"
+	"drover/agent/disk"
 	"drover/agent/quiesce"
 	"drover/agent/session"
 	"drover/agent/tracker"
@@ -63,6 +64,8 @@ type Rig struct {
 	Device  string            // of the first disk, instead of its image file
 	Devices map[string]string // of disks by their backing's uuid, instead of their image files
 	Hooks   *quiesce.Hooks
+	// OpenCopy opens a shadow copy for the agent; nil: there are none.
+	OpenCopy func(device string) (*disk.Disk, error)
 	// Track wraps the agent's tracker; nil: as it is.
 	Track func(tracker.Tracker) tracker.Tracker
 	// Compression and Throttle of the grants that follow.
@@ -293,7 +296,7 @@ func (r *Rig) agent(target *atomic.Pointer[session.Target]) (*session.Source, fu
 	}
 	source := session.NewSource(session.Options{
 		Machine: r.Machine, Instance: Instance, Version: "test", Tracker: track, Hooks: r.Hooks,
-		Find: r.find, Metrics: r.Metrics, Logger: r.Log().With("side", "agent"),
+		Find: r.find, OpenCopy: r.OpenCopy, Metrics: r.Metrics, Logger: r.Log().With("side", "agent"),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup

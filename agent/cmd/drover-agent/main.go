@@ -27,7 +27,7 @@ var version = ""
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	err := command().ExecuteContext(ctx)
+	err := start(ctx, command())
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "drover-agent:", err)
@@ -71,7 +71,7 @@ func configured(cmd *cobra.Command, do func(context.Context, *config.Config, *sl
 }
 
 func configFlag(cmd *cobra.Command, file *string) {
-	cmd.Flags().StringVar(file, "config", "/etc/drover/agent.yaml", "configuration file (YAML)")
+	cmd.Flags().StringVar(file, "config", config.DefaultFile(), "configuration file (YAML)")
 }
 
 func runCommand() *cobra.Command {

@@ -34,7 +34,7 @@ func statusCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if socket == "" {
-				socket = status.DefaultSocket
+				socket = status.DefaultSocket()
 				if c, err := config.Load(file); err == nil {
 					socket = c.Socket
 				}

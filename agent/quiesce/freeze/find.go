@@ -1,3 +1,5 @@
+//go:build linux
+
 package freeze
 
 import (
@@ -12,18 +14,6 @@ import (
 
 	"drover/agent/mountinfo"
 )
-
-// Set is what lies on a machine's disks.
-type Set struct {
-	// FileSystems are those to freeze, in this order: what lies in a file on another
-	// one comes first, then by number.
-	FileSystems []FileSystem
-	// Notes say what is not frozen and does no harm, for people.
-	Notes []string
-	// Loose says what may be written to while all file systems are frozen. A point is
-	// no better than crash-consistent then, and only when two passes agree.
-	Loose []string
-}
 
 // Types of file systems that the kernel cannot freeze and that hardly change.
 var still = []string{"vfat", "msdos"}

@@ -1,14 +1,5 @@
-// Package freeze stops the file systems on a machine's disks for a moment, all in
-// one go, and makes sure that they go on again whatever becomes of the agent.
-//
-//	mounts.go   what is mounted
-//	devices.go  what lies on what: partitions, device mapper, md, loop devices
-//	find.go     the file systems on some disks, and what cannot be frozen there
-//	openers.go  who writes to a device without a file system
-//	process.go  the guard: a process that freezes, and thaws in time
-//	freeze.go   the agent's side of it
-//	recover.go  what was left frozen
-//	memory.go   locked memory
+//go:build linux
+
 package freeze
 
 import (
@@ -25,14 +16,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Verb is the hidden verb of the agent that is the guard process.
-const Verb = "freeze-guard"
-
 // Bounds.
 const (
-	DefaultLimit = 2 * time.Second
-	MinLimit     = 100 * time.Millisecond
-	MaxLimit     = 30 * time.Second
 	// grace is how much longer than its limit the guard may take to say that all is
 	// thawed, before the agent does it.
 	grace = 2 * time.Second
@@ -46,31 +31,6 @@ const (
 	syncSoon = 20 * time.Millisecond
 	maxSets  = 256 // file systems
 )
-
-// ErrBusy is wrapped when a file system is frozen already, by somebody else.
-var ErrBusy = errors.New("it is frozen already, by another program")
-
-// ErrLimit is wrapped when the guard has thawed because the time was up.
-var ErrLimit = errors.New("frozen for longer than the limit")
-
-// Freezer freezes with a guard process. Its methods are called by one goroutine at
-// a time.
-type Freezer struct {
-	// Limit is how long file systems stay frozen at most; 0 is DefaultLimit.
-	Limit time.Duration
-	// Guard is the guard's command line; empty: this program with [Verb].
-	Guard []string
-
-	last *Frozen
-}
-
-// MaxTime is how long file systems stay frozen at most.
-func (f *Freezer) MaxTime() time.Duration {
-	if f.Limit > 0 {
-		return f.Limit
-	}
-	return DefaultLimit
-}
 
 // Frozen is one freeze from its preparation on. Until Close all its file systems are
 // open.

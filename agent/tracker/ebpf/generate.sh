@@ -5,6 +5,6 @@
 set -eu
 cd "$(dirname "$0")"
 out="${1:-.}"
-go run github.com/cilium/ebpf/cmd/bpf2go -go-package ebpf -output-dir "$out" -target bpfel -no-global-types \
+go run github.com/cilium/ebpf/cmd/bpf2go -go-package ebpf -output-dir "$out" -target bpfel -tags linux -no-global-types \
 	-cflags '-O2 -g -mcpu=v3 -Wall -Werror' track bpf/track.c -- -I/usr/include/"$(uname -m)"-linux-gnu
 (cd bpf && sha256sum -- *.c *.h) > "$out"/track.sha256

@@ -1,3 +1,5 @@
+//go:build linux
+
 package ebpf
 
 import (
@@ -15,9 +17,6 @@ import (
 
 	"drover/agent/tracker/changes"
 )
-
-// DefaultDir is where the agent pins.
-const DefaultDir = "/sys/fs/bpf/drover"
 
 // Names of pins. The state is pinned last and looked for first: where it is, all is.
 const (

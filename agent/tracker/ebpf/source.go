@@ -1,7 +1,5 @@
-// Package ebpf is the source of changes that runs in the kernel: programs on the
-// block layer's events mark in memory, one bit for 4 KiB, what was given to a disk
-// and what the disk is done with. They can be pinned, so that they go on marking
-// while no agent runs. DESIGN.md says why no write is missed.
+//go:build linux
+
 package ebpf
 
 import (
@@ -13,9 +11,6 @@ import (
 
 	"drover/agent/tracker/changes"
 )
-
-// Name is the source's name.
-const Name = "ebpf"
 
 const (
 	// maxDevices bounds how many disks are followed at once.

@@ -1,7 +1,5 @@
-// Package trace is a source of changes that works on kernels without BTF: it reads the
-// block layer's own trace events. They come through a ring that can overflow, which the
-// ring counts; so what it says is complete, or it says that it is not. DESIGN.md tells
-// why no write can be missed.
+//go:build linux
+
 package trace
 
 import (
@@ -19,9 +17,6 @@ import (
 
 	"drover/agent/tracker/changes"
 )
-
-// Name is the source's name.
-const Name = "trace"
 
 // Options of a source. The zero value is what agents use.
 type Options struct {

@@ -6,12 +6,14 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"drover/agent/private"
 )
 
 // lockState makes this the only agent on a state directory, until release is called or
 // the process ends. It is a lock on the directory itself: a full disk does not matter.
 func lockState(dir string) (release func(), err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := private.MkdirAll(dir); err != nil {
 		return nil, fmt.Errorf("make the state directory: %w", err)
 	}
 	f, err := os.Open(dir)
