@@ -78,8 +78,9 @@ fuzz: ## fuzz every decoder for FUZZTIME (20s), two at a time; what is found is 
 	go run ./tests/fuzz/run -time $(FUZZTIME)
 
 .PHONY: kill-matrix
-kill-matrix: ## agent and server killed with SIGKILL at every step that makes something durable; the agent 100 times in a freeze
+kill-matrix: ## agent and server killed with SIGKILL at every step that makes something durable; the agent at every step of an enrolment and a freeze
 	go test -tags failpoint -count=1 -timeout 5m ./datapath/failpoint/ ./tests/kill/
+	go test -tags failpoint -count=1 -timeout 5m -parallel 6 -run TestKilled ./tests/fault/
 	go test -count=1 -timeout 5m -run TestAgentKilledInTheFreeze ./agent/quiesce/freeze/ -kills 100
 
 .PHONY: e2e

@@ -23,6 +23,7 @@ import (
 	"strings"
 
 	"drover/agent/controlapi"
+	"drover/datapath/failpoint"
 	"drover/datapath/ident"
 )
 
@@ -104,11 +105,15 @@ func exchange(ctx context.Context, o Options) (*ecdsa.PrivateKey, controlapi.Enr
 	if err != nil {
 		return nil, none, fmt.Errorf("enrol at %s: %w", o.Server, err)
 	}
+	failpoint.Hit(failpoint.EnrolKey)
 	client := controlapi.NewClient(o.Server, tokenTLS(print)).WithDialer(o.Dial)
 	defer client.Close()
 	res, err := client.Enrol(ctx, controlapi.EnrolRequest{
 		Secret: secret, CSR: csr, Instance: o.Instance, Version: o.Version, DataAddress: o.DataAddress,
 	})
+	if err == nil {
+		failpoint.Hit(failpoint.EnrolAnswered)
+	}
 	return key, res, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"drover/datapath/durable"
+	"drover/datapath/failpoint"
 )
 
 // The files of an identity, in <state>/identity. nextKeyFile exists only while a
@@ -53,14 +54,20 @@ func save(dir string, keyPEM, certPEM, caPEM []byte) error {
 		return fmt.Errorf("make the folder of the identity: %w", err)
 	}
 	for _, f := range []struct {
-		name string
-		data []byte
-	}{{nextKeyFile, keyPEM}, {caFile, caPEM}, {certFile, certPEM}} {
+		name  string
+		data  []byte
+		place string
+	}{{nextKeyFile, keyPEM, failpoint.IdentityKey}, {caFile, caPEM, failpoint.IdentityCA}, {certFile, certPEM, failpoint.IdentityCert}} {
 		if err := durable.WriteFile(filepath.Join(dir, f.name), f.data, fileMode); err != nil {
 			return fmt.Errorf("keep the identity: %w", err)
 		}
+		failpoint.Hit(f.place)
 	}
-	return promote(dir)
+	if err := promote(dir); err != nil {
+		return err
+	}
+	failpoint.Hit(failpoint.IdentityKept)
+	return nil
 }
 
 // promote makes the waiting key the key.

@@ -25,6 +25,7 @@ import (
 
 	"drover/agent/quiesce/freeze"
 	"drover/agent/quiesce/vss"
+	"drover/datapath/failpoint"
 	"drover/datapath/ident"
 )
 
@@ -122,14 +123,17 @@ func (h *Hooks) Begin(ctx context.Context, c Cut) (*Hold, error) {
 	if err := h.mark(marker{Epoch: c.Epoch, Seq: c.Seq, FileSystems: x.set.Left(), Scripts: len(x.scripts) > 0}); err != nil {
 		return nil, err
 	}
+	failpoint.Hit(failpoint.FreezeMarked)
 	if len(x.set.FileSystems) > 0 {
 		if x.frozen, err = h.Freezer.Prepare(ctx, x.set); err != nil {
 			return nil, errors.Join(err, h.unmark())
 		}
+		failpoint.Hit(failpoint.FreezeGuarded)
 	}
 	if len(x.scripts) > 0 {
 		x.called = true
 		x.failed = h.Scripts.freeze(ctx, x.scripts, c)
+		failpoint.Hit(failpoint.FreezeScripts)
 	}
 	return x, nil
 }
@@ -181,6 +185,7 @@ func (x *Hold) Freeze(ctx context.Context, seq ident.Seq) error {
 		if x.failed == nil {
 			x.failed = err
 		}
+		failpoint.Hit(failpoint.FreezePre)
 	}
 	x.since = time.Now()
 	if x.copies != nil {
@@ -201,6 +206,7 @@ func (x *Hold) Freeze(ctx context.Context, seq ident.Seq) error {
 		x.hooks.Log.Open()
 		return x.undo(ctx, err)
 	}
+	failpoint.Hit(failpoint.FreezeFrozen)
 	for _, fs := range x.frozen.Missing() {
 		x.loose = append(x.loose, fs.String()+", which cannot be frozen")
 	}
@@ -270,6 +276,7 @@ func (x *Hold) Thaw(ctx context.Context) (Outcome, error) {
 		took, err := x.frozen.Thaw()
 		x.frozen = nil
 		x.hooks.Log.Open()
+		failpoint.Hit(failpoint.ThawThawed)
 		o.Freeze = took
 		if err != nil {
 			o.Consistency, o.Note = ident.NoConsistency, err.Error()
@@ -280,6 +287,7 @@ func (x *Hold) Thaw(ctx context.Context) (Outcome, error) {
 		o.Note = strings.TrimPrefix(o.Note+"; "+left.Error(), "; ") // what was read of them is right
 	}
 	if err == nil {
+		failpoint.Hit(failpoint.ThawTold)
 		return o, x.hooks.unmark()
 	}
 	if o.Consistency == ident.ApplicationConsistent {

@@ -38,7 +38,36 @@ const (
 	DeleteFiles     = "delete-files"     // their files are, too, and the plan is not
 )
 
-// Names lists all places.
+// The places of an agent's enrolment, and of the renewal of its certificate.
+const (
+	EnrolKey      = "enrol-key"      // the key is made, nothing is sent
+	EnrolAnswered = "enrol-answered" // the token is used up, nothing of the answer is kept
+	IdentityKey   = "identity-key"   // the new key waits beside the old one
+	IdentityCA    = "identity-ca"    // and the CA is there
+	IdentityCert  = "identity-cert"  // and the certificate, whose key still waits
+	IdentityKept  = "identity-kept"  // all is durable
+)
+
+// The places of a freeze, in their order.
+const (
+	FreezeMarked  = "freeze-marked"  // it is noted, and nothing was begun
+	FreezeGuarded = "freeze-guarded" // the guard runs
+	FreezeScripts = "freeze-scripts" // scripts were told to freeze
+	FreezePre     = "freeze-pre"     // the program too
+	FreezeBegun   = "freeze-begun"   // the guard was told to freeze
+	FreezeFrozen  = "freeze-frozen"  // all file systems are frozen
+	ThawBegun     = "thaw-begun"     // the guard was told to thaw
+	ThawThawed    = "thaw-thawed"    // they go on, programs and scripts were not told
+	ThawTold      = "thaw-told"      // they were, and the note is there still
+)
+
+// Enrolment lists the places of an enrolment.
+var Enrolment = []string{EnrolKey, EnrolAnswered, IdentityKey, IdentityCA, IdentityCert, IdentityKept}
+
+// Freeze lists the places of a freeze.
+var Freeze = []string{FreezeMarked, FreezeGuarded, FreezeScripts, FreezePre, FreezeBegun, FreezeFrozen, ThawBegun, ThawThawed, ThawTold}
+
+// Names lists the places that data passes.
 var Names = []string{
 	AgentRead, AgentSend, SpoolWrite, SpoolSync, SpoolSynced, SpoolCommitted, Ack, Store, Stored,
 	UndoWritten, UndoSynced, Pending, ImageWritten, ImageSynced, SumsSynced, UndoCreated, SnapshotMade, PointWritten, Manifest, Published, Applied,

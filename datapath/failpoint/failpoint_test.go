@@ -3,6 +3,7 @@ package failpoint
 import (
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"testing"
 
@@ -11,7 +12,7 @@ import (
 
 func TestNamesAreUnique(t *testing.T) {
 	seen := map[string]bool{}
-	for _, n := range Names {
+	for _, n := range slices.Concat(Names, Enrolment, Freeze) {
 		require.False(t, seen[n], n)
 		seen[n] = true
 	}

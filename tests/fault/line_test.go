@@ -2,15 +2,19 @@ package fault
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"drover/agent/quiesce/freeze"
 	"drover/agent/session"
 	"drover/datapath/server"
 	pipe "drover/datapath/stream"
@@ -18,7 +22,23 @@ import (
 	"drover/tests/rig"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// TestMain is also the agent that is killed, and the guard process of its freezes.
+func TestMain(m *testing.M) {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == freeze.Verb:
+		if freeze.Guard() != nil {
+			os.Exit(1)
+		}
+		syscall.Exit(0) // the race detector waits a second at os.Exit
+	case len(os.Args) > 2 && os.Args[1] == agentVerb:
+		if err := agentProcess(os.Args[2]); err != nil {
+			fmt.Fprintln(os.Stderr, "error:", err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const (
 	idle      = 1500 * time.Millisecond // of both sides, where a test waits for it

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"drover/datapath/failpoint"
 )
 
 // Bounds.
@@ -257,6 +259,7 @@ func (z *Frozen) Freeze(ctx context.Context) error {
 	if err := writeRequest(z.in, request{requestFreeze, z.limit}); err != nil {
 		return fmt.Errorf("freeze: %w", err)
 	}
+	failpoint.Hit(failpoint.FreezeBegun)
 	if _, err := z.await(ctx, z.limit+grace, answerAll); err != nil {
 		z.Close()
 		return fmt.Errorf("freeze: %w", err)
@@ -290,6 +293,7 @@ func (z *Frozen) Hold(limit time.Duration) error {
 // were not frozen all the time, or are not thawed.
 func (z *Frozen) Thaw() (time.Duration, error) {
 	err := writeRequest(z.in, request{requestThaw, 0})
+	failpoint.Hit(failpoint.ThawBegun)
 	if errors.Is(err, unix.EPIPE) {
 		err = nil // it has ended by itself; its last word says why
 	}
