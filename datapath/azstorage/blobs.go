@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming"
@@ -120,4 +121,14 @@ func (c *Container) Each(ctx context.Context, prefix string, include container.L
 		}
 	}
 	return nil
+}
+
+// Meta finds metadata by its name; servers differ in the case of names.
+func Meta(m map[string]*string, name string) string {
+	for k, v := range m {
+		if strings.EqualFold(k, name) && v != nil {
+			return *v
+		}
+	}
+	return ""
 }

@@ -1,6 +1,6 @@
 // Package cachestore is the cache storage: where change sets land, write-once,
-// before they are applied to the seed disks. Implementations: Directory (here);
-// Azure block blobs come behind the same interface.
+// before they are applied to the seed disks. Implementations: Directory (here), and
+// blockblob (an Azure Storage account).
 package cachestore
 
 import (

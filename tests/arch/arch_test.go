@@ -83,6 +83,7 @@ var arrows = map[string][]string{
 	"datapath/wire":           {"datapath/codec", "datapath/ident", "datapath/checksum", "datapath/changeset", "datapath/waterfall"},
 
 	"datapath/azstorage":            {},
+	"datapath/cachestore/cachetest": {"datapath/cachestore", "datapath/ident"},
 	"datapath/replica/pageblob":     {"datapath/replica", "datapath/azstorage", "datapath/failpoint", "datapath/ident", "datapath/checksum", "datapath/changeset"},
 	"datapath/cachestore/blockblob": {"datapath/cachestore", "datapath/azstorage", "datapath/ident"},
 }

@@ -14,7 +14,7 @@ var (
 	starts  = regexp.MustCompile(`(?m)^\s*go |\.Go\(|\bAfterFunc\(|\bordered\.New\(`)
 	watches = regexp.MustCompile(`goleak\.VerifyTestMain`)
 	// elsewhere are packages whose tests are in another one.
-	elsewhere = map[string]string{"agent/session": "tests/stream", "agent/tracker/reading": "agent/tracker/scan"}
+	elsewhere = map[string]string{"agent/session": "tests/stream", "agent/tracker/reading": "agent/tracker/scan", "datapath/cachestore/cachetest": "datapath/cachestore/blockblob"}
 )
 
 // TestGoroutinesEnd holds that whatever starts goroutines has tests that fail when one

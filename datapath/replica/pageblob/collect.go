@@ -58,7 +58,7 @@ func (w *Writer) older(b *container.BlobItem) bool {
 	word := w.mf.word()
 	switch {
 	case b.Snapshot != nil && *b.Snapshot != "":
-		made, err := strconv.ParseUint(meta(b.Metadata, metaWord), 16, 64)
+		made, err := strconv.ParseUint(azstorage.Meta(b.Metadata, metaWord), 16, 64)
 		return err == nil && made < word
 	case strings.HasSuffix(*b.Name, pointSuffix):
 		_, hex, _ := strings.Cut(strings.TrimSuffix(strings.TrimPrefix(*b.Name, w.m.prefix()), pointSuffix), "-")

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"strconv"
-	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
@@ -27,16 +26,6 @@ const (
 	metaRemoved = "droverremoved"
 	maxReads    = 5 // tries to read a body to its end
 )
-
-// meta finds metadata; servers differ in the case of names.
-func meta(m map[string]*string, name string) string {
-	for k, v := range m {
-		if strings.EqualFold(k, name) && v != nil {
-			return *v
-		}
-	}
-	return ""
-}
 
 // pages is a page blob, or a snapshot of one, which is only read.
 type pages struct {
@@ -240,7 +229,7 @@ func (p *pages) props(ctx context.Context) (props, error) {
 	if r.BlobSequenceNumber != nil {
 		out.word = uint64(*r.BlobSequenceNumber) //nolint:gosec // never negative
 	}
-	out.size, err = strconv.ParseInt(meta(r.Metadata, metaSize), 10, 64)
+	out.size, err = strconv.ParseInt(azstorage.Meta(r.Metadata, metaSize), 10, 64)
 	if err != nil {
 		return out, fmt.Errorf("%s does not say which size its disk has: %w", p.name, replica.ErrCorrupt)
 	}

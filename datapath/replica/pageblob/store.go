@@ -156,7 +156,7 @@ func (s *Store) Machines(ctx context.Context) ([]ident.MachineID, error) {
 	var out []ident.MachineID
 	err := s.c.Each(ctx, statePrefix, container.ListBlobsInclude{Metadata: true}, func(b *container.BlobItem) error {
 		name, ok := strings.CutSuffix(strings.TrimPrefix(*b.Name, statePrefix), jsonSuffix)
-		if id, err := ident.ParseMachineID(name); ok && err == nil && meta(b.Metadata, metaRemoved) == "" {
+		if id, err := ident.ParseMachineID(name); ok && err == nil && azstorage.Meta(b.Metadata, metaRemoved) == "" {
 			out = append(out, id)
 		}
 		return nil
