@@ -26,8 +26,6 @@ const (
 	ImageSynced     = "image-synced"     // a disk's data is durable, its checksums are not
 	SumsSynced      = "sums-synced"      // they are, too
 	UndoCreated     = "undo-created"     // the new point's undo file is there
-	SnapshotMade    = "snapshot-made"    // a disk's snapshots are made, the point's manifest is not
-	PointWritten    = "point-written"    // it is, and the state does not list it
 	Manifest        = "manifest"         // before the manifest is published
 	Published       = "published"        // after it
 	Applied         = "applied"          // the set lies in spool and cache still
@@ -70,6 +68,18 @@ var Freeze = []string{FreezeMarked, FreezeGuarded, FreezeScripts, FreezePre, Fre
 // Names lists the places that data passes.
 var Names = []string{
 	AgentRead, AgentSend, SpoolWrite, SpoolSync, SpoolSynced, SpoolCommitted, Ack, Store, Stored,
-	UndoWritten, UndoSynced, Pending, ImageWritten, ImageSynced, SumsSynced, UndoCreated, SnapshotMade, PointWritten, Manifest, Published, Applied,
+	UndoWritten, UndoSynced, Pending, ImageWritten, ImageSynced, SumsSynced, UndoCreated, Manifest, Published, Applied,
 	DeletePlanned, DeleteMerged, DeleteSynced, DeletePublished, DeleteFiles,
+}
+
+// Places of the store of page blobs alone.
+const (
+	SnapshotMade = "snapshot-made" // a disk's snapshots are made, the point's manifest is not
+	PointWritten = "point-written" // it is, and the state does not list it
+)
+
+// PageBlobNames lists the places that a machine's change sets pass in a store of page blobs.
+var PageBlobNames = []string{
+	Store, Stored, Pending, ImageWritten, SumsSynced, SnapshotMade, PointWritten, Manifest, Published, Applied,
+	DeletePlanned, DeletePublished, DeleteFiles,
 }
