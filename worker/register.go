@@ -29,7 +29,7 @@ var controlActivities = []string{
 	api.ActReleasePoint, api.ActRemoveReplica, api.ActListServers,
 	api.ActInventory, api.ActShutdownVM, api.ActPowerOnVM, api.ActAttachDisks, api.ActDetachDisks, api.ActVerifyVMReady,
 	api.ActCheckNetwork, api.ActCreateMachine, api.ActStartMachine, api.ActCheckMachine, api.ActStopMachine,
-	api.ActDeleteMachine,
+	api.ActDeleteMachine, api.ActCommitMachine,
 	api.ActCheckActions, api.ActScript, api.ActWebhook, api.ActNotify,
 }
 

@@ -34,13 +34,20 @@ func (a *Activities) Activities() map[string]any {
 		api.ActCheckMachine:  a.CheckMachine,
 		api.ActStopMachine:   a.StopMachine,
 		api.ActDeleteMachine: a.DeleteMachine,
+		api.ActCommitMachine: a.CommitMachine,
 	}
 }
 
 // failed makes the error of a call; what the target refused is not tried again.
 func failed(cause error, format string, args ...any) error {
+	if errors.Is(cause, context.Canceled) {
+		return cause
+	}
 	code := api.CodeTarget
+	var fault *Fault
 	switch {
+	case errors.As(cause, &fault):
+		code = fault.Code
 	case errors.Is(cause, ErrNotFound), errors.Is(cause, replica.ErrNotFound):
 		code = api.CodeNotFound
 	case errors.Is(cause, replica.ErrCorrupt):
@@ -56,15 +63,46 @@ func refused(code, format string, args ...any) error {
 }
 
 // CheckNetwork checks that the network is there, and isolated if it must be. What
-// counts is what leads out of it, not what it is called.
+// counts is what leads out of it, not what it is called. If a machine is to be made
+// there, it also checks whether it could be.
 func (a *Activities) CheckNetwork(ctx context.Context, in api.CheckNetworkInput) error {
+	ctx, end := Begin(ctx)
+	defer end()
 	n, err := a.cloud.Network(ctx, in.Network)
 	if err != nil {
 		return failed(err, "network %s", in.Network)
 	}
 	if in.Isolated && len(n.WaysOut) > 0 {
-		return refused(api.CodeNotIsolated,
-			"network %s is not isolated, it has %s: a test machine there could reach production; name another network", in.Network, strings.Join(n.WaysOut, ", "))
+		return failed(NotIsolated(n), "test network")
+	}
+	if in.For == nil {
+		return nil
+	}
+	return a.precheck(ctx, *in.For)
+}
+
+// NotIsolated says why a network is no place for a test.
+func NotIsolated(n Network) error {
+	return &Fault{Code: api.CodeNotIsolated, Text: fmt.Sprintf(
+		"network %s is not isolated, it has %s: a test machine there could reach production; name another network", n.Name, strings.Join(n.WaysOut, ", "))}
+}
+
+// precheck refuses, before anything is made, what would be refused later.
+func (a *Activities) precheck(ctx context.Context, in api.CreateMachineInput) error {
+	spec, err := a.spec(ctx, in)
+	if err != nil {
+		return err
+	}
+	checker, ok := a.cloud.(Checker)
+	if !ok {
+		return nil
+	}
+	disks := make([]DiskSpec, len(in.Disks))
+	for i := range in.Disks {
+		disks[i] = diskSpec(in, i, spec.Tags)
+	}
+	if err := checker.Precheck(ctx, Ref{Name: in.Name, Run: in.Run}, spec, disks); err != nil {
+		return failed(err, "machine %s cannot be made", in.Name)
 	}
 	return nil
 }
@@ -72,26 +110,48 @@ func (a *Activities) CheckNetwork(ctx context.Context, in api.CheckNetworkInput)
 // CreateMachine makes the machine, switched off, with disks from the recovery
 // point. Disks that an earlier try filled are used as they are.
 func (a *Activities) CreateMachine(ctx context.Context, in api.CreateMachineInput) (api.TargetMachine, error) {
+	ctx, end := Begin(ctx)
+	defer end()
 	ref := Ref{Name: in.Name, Run: in.Run}
-	size, err := a.size(ctx, in)
+	spec, err := a.spec(ctx, in)
 	if err != nil {
 		return api.TargetMachine{}, err
 	}
-	tags := maps.Clone(in.Tags)
-	if tags == nil {
-		tags = map[string]string{}
-	}
-	tags[TagRun], tags[TagMachine], tags[TagTest] = in.Run, in.Machine.String(), fmt.Sprint(in.Test)
-	if err := a.createDisks(ctx, ref, in, tags); err != nil {
+	if err := a.createDisks(ctx, ref, in, spec.Tags); err != nil {
 		return api.TargetMachine{}, err
 	}
-	m, err := a.cloud.CreateMachine(ctx, ref, MachineSpec{
-		Size: size, Network: in.Network, Subnet: in.Target.Subnet, Address: address(in), Test: in.Test, Tags: tags,
-	})
+	m, err := a.cloud.CreateMachine(ctx, ref, spec)
 	if err != nil {
 		return api.TargetMachine{}, failed(err, "create machine %s", in.Name)
 	}
 	return describe(m), nil
+}
+
+// spec says what machine to make.
+func (a *Activities) spec(ctx context.Context, in api.CreateMachineInput) (MachineSpec, error) {
+	sizes, err := a.sizes(ctx, in)
+	if err != nil {
+		return MachineSpec{}, err
+	}
+	t := in.Target
+	return MachineSpec{
+		Machine: in.Machine, Size: sizes[0], FallBack: sizes[1:], Network: in.Network, Subnet: t.Subnet, Address: address(in),
+		AddressPolicy: t.AddressPolicy, Zone: t.Zone, AvailabilitySet: t.AvailabilitySet, Health: t.Health,
+		Firmware: in.Firmware, Windows: windows(in.GuestID), Disks: len(in.Disks), Test: in.Test, Tags: tagsOf(in),
+	}, nil
+}
+
+// tagsOf are the tags of all that is made for the machine; ours win.
+func tagsOf(in api.CreateMachineInput) map[string]string {
+	tags := maps.Clone(in.Tags)
+	if tags == nil {
+		tags = map[string]string{}
+	}
+	tags[TagRun], tags[TagMachine], tags[TagTest], tags[TagName] = in.Run, in.Machine.String(), fmt.Sprint(in.Test), in.Name
+	if in.PlanRun != "" {
+		tags[TagPlan] = in.PlanRun
+	}
+	return tags
 }
 
 // address is the one to keep, which a test beside it must not take.
@@ -102,31 +162,65 @@ func address(in api.CreateMachineInput) string {
 	return in.Target.Address
 }
 
-// size is the one asked for, or the smallest that the machine fits in.
-func (a *Activities) size(ctx context.Context, in api.CreateMachineInput) (string, error) {
-	sizes, err := a.cloud.Sizes(ctx)
+// maxFallBack bounds how many sizes are tried when none is named.
+const maxFallBack = 3
+
+// sizes are the ones asked for, or the smallest that the machine fits in.
+func (a *Activities) sizes(ctx context.Context, in api.CreateMachineInput) ([]string, error) {
+	all, err := a.cloud.Sizes(ctx)
 	if err != nil {
-		return "", failed(err, "list the target's machine sizes")
+		return nil, failed(err, "list the target's machine sizes")
 	}
-	i := slices.IndexFunc(sizes, func(s Size) bool {
-		if in.Target.Size != "" {
-			return s.Name == in.Target.Size
+	var out []string
+	if in.Target.Size == "" {
+		for _, s := range all {
+			if s.CPUs >= in.CPUs && s.MemoryMB >= in.Memory && unfit(s, in) == "" && len(out) < 1+maxFallBack {
+				out = append(out, s.Name)
+			}
 		}
-		return s.CPUs >= in.CPUs && s.MemoryMB >= in.Memory && s.MaxDisks >= len(in.Disks)
-	})
-	switch {
-	case i >= 0 && len(in.Disks) <= sizes[i].MaxDisks:
-		return sizes[i].Name, nil
-	case i >= 0:
-		return "", refused(api.CodeInvalid, "machine %s has %d disks, size %s takes %d: choose another size", in.Name, len(in.Disks), sizes[i].Name, sizes[i].MaxDisks)
-	case in.Target.Size != "":
-		return "", refused(api.CodeInvalid, "the target has no machine size %s", in.Target.Size)
+		if len(out) == 0 {
+			return nil, refused(api.CodeInvalid, "no machine size of the target has %d CPUs, %d MiB and %d disks for a machine with %s", in.CPUs, in.Memory, len(in.Disks), firmware(in.Firmware))
+		}
+		return out, nil
 	}
-	return "", refused(api.CodeInvalid, "no machine size of the target has %d CPUs, %d MiB and %d disks", in.CPUs, in.Memory, len(in.Disks))
+	for _, name := range append([]string{in.Target.Size}, in.Target.FallBackSizes...) {
+		i := slices.IndexFunc(all, func(s Size) bool { return s.Name == name })
+		if i < 0 {
+			return nil, refused(api.CodeInvalid, "the target has no machine size %s", name)
+		}
+		if why := unfit(all[i], in); why != "" {
+			return nil, refused(api.CodeInvalid, "machine %s %s: choose another size", in.Name, why)
+		}
+		out = append(out, name)
+	}
+	return out, nil
+}
+
+// unfit says why a machine cannot have a size, however small it may be.
+func unfit(s Size, in api.CreateMachineInput) string {
+	switch {
+	case len(in.Disks) > s.MaxDisks:
+		return fmt.Sprintf("has %d disks, size %s takes %d", len(in.Disks), s.Name, s.MaxDisks)
+	case len(s.Firmware) > 0 && !slices.Contains(s.Firmware, firmware(in.Firmware)):
+		return fmt.Sprintf("boots with %s, which size %s does not", firmware(in.Firmware), s.Name)
+	case in.Target.Zone != "" && !slices.Contains(s.Zones, in.Target.Zone):
+		return fmt.Sprintf("is to be in zone %s, where size %s is not offered", in.Target.Zone, s.Name)
+	}
+	return ""
+}
+
+// firmware: vCenter says nothing of old machines, which have a BIOS.
+func firmware(f string) string {
+	if f == "" {
+		return "bios"
+	}
+	return f
 }
 
 // StartMachine starts the machine.
 func (a *Activities) StartMachine(ctx context.Context, in api.TargetRef) (api.TargetMachine, error) {
+	ctx, end := Begin(ctx)
+	defer end()
 	m, err := a.cloud.Start(ctx, Ref(in))
 	if err != nil {
 		return api.TargetMachine{}, failed(err, "start machine %s", in.Name)
@@ -136,6 +230,8 @@ func (a *Activities) StartMachine(ctx context.Context, in api.TargetRef) (api.Ta
 
 // CheckMachine says whether the started machine is up.
 func (a *Activities) CheckMachine(ctx context.Context, in api.TargetRef) (api.CheckResult, error) {
+	ctx, end := Begin(ctx)
+	defer end()
 	ready, evidence, err := a.cloud.Check(ctx, Ref(in))
 	if err != nil {
 		return api.CheckResult{}, failed(err, "check machine %s", in.Name)
@@ -145,6 +241,8 @@ func (a *Activities) CheckMachine(ctx context.Context, in api.TargetRef) (api.Ch
 
 // StopMachine stops the machine.
 func (a *Activities) StopMachine(ctx context.Context, in api.TargetRef) error {
+	ctx, end := Begin(ctx)
+	defer end()
 	if err := a.cloud.Stop(ctx, Ref(in)); err != nil {
 		return failed(err, "stop machine %s", in.Name)
 	}
@@ -153,8 +251,24 @@ func (a *Activities) StopMachine(ctx context.Context, in api.TargetRef) error {
 
 // DeleteMachine deletes the machine, its disks and all else that carries its tags.
 func (a *Activities) DeleteMachine(ctx context.Context, in api.TargetRef) error {
+	ctx, end := Begin(ctx)
+	defer end()
 	if err := a.cloud.Delete(ctx, Ref(in)); err != nil {
 		return failed(err, "delete machine %s", in.Name)
+	}
+	return nil
+}
+
+// CommitMachine deletes what a machine that stays does not need any more.
+func (a *Activities) CommitMachine(ctx context.Context, in api.TargetRef) error {
+	ctx, end := Begin(ctx)
+	defer end()
+	committer, ok := a.cloud.(Committer)
+	if !ok {
+		return nil
+	}
+	if err := committer.Commit(ctx, Ref(in)); err != nil {
+		return failed(err, "commit machine %s", in.Name)
 	}
 	return nil
 }

@@ -1,7 +1,6 @@
 // Package target has the activities that make machines in the target cloud from
 // recovery points. They are written once, against the interface [Cloud];
-// target/local keeps its machines in a directory, Azure comes behind the same
-// interface.
+// target/local keeps its machines in a directory, activities/azure makes Azure's.
 package target
 
 import (
@@ -10,6 +9,7 @@ import (
 	"io"
 
 	"drover/datapath/ident"
+	"drover/datapath/replica"
 )
 
 // Errors of a Cloud that callers act upon.
@@ -20,12 +20,27 @@ var (
 	ErrRefused = errors.New("refused by the target")
 )
 
+// Fault is an error that knows its code. Its text is for people and goes into
+// histories: it never holds what an SDK printed, which may have signed addresses.
+type Fault struct {
+	Code string // one of api.Code*
+	Text string
+	Kind error // ErrNotFound, ErrRefused or nil
+}
+
+func (f *Fault) Error() string { return f.Text }
+
+// Unwrap gives the kind.
+func (f *Fault) Unwrap() error { return f.Kind }
+
 // Tags that everything we make carries, so that a later try finds it and a
 // clean-up takes it all.
 const (
 	TagRun     = "drover-run"     // workflow id of the failover or test
 	TagMachine = "drover-machine" // machine id
 	TagTest    = "drover-test"    // "true" on what a test failover made
+	TagName    = "drover-name"    // of the machine, as in Ref
+	TagPlan    = "drover-plan"    // workflow id of the plan's run, if one asked
 )
 
 // Network is a virtual network.
@@ -43,6 +58,9 @@ type Size struct {
 	CPUs     int32
 	MemoryMB int32
 	MaxDisks int
+	// Firmware lists what it boots, "bios" and "efi"; empty: anything.
+	Firmware []string
+	Zones    []string // that have it; empty: there are no zones
 }
 
 // Ref names a machine that we made, or are about to: its name, and the run that
@@ -58,6 +76,12 @@ type DiskSpec struct {
 	Name string
 	Size int64 // bytes
 	Tags map[string]string
+	// Number is the disk's place; the machine boots from 0.
+	Number   int
+	Firmware string // "bios" or "efi"
+	Windows  bool
+	Kind     string // as the target calls its kinds of disk; empty: its default
+	Zone     string
 }
 
 // Disk is a disk in the cloud.
@@ -72,12 +96,23 @@ type Disk struct {
 
 // MachineSpec is a machine to make from disks that are there already.
 type MachineSpec struct {
+	Machine ident.MachineID
 	Size    string
-	Network string
-	Subnet  string
-	Address string // to keep; empty takes a free one
-	Test    bool
-	Tags    map[string]string
+	// FallBack lists the sizes to take, in order, when there is no room for Size.
+	FallBack []string
+	Network  string
+	Subnet   string
+	Address  string // to keep; empty takes a free one
+	// AddressPolicy says what to do when Address is taken; see api.Target.
+	AddressPolicy   string
+	Zone            string
+	AvailabilitySet string
+	Health          string // see api.Target
+	Firmware        string
+	Windows         bool
+	Disks           int
+	Test            bool
+	Tags            map[string]string
 }
 
 // Machine is a machine in the cloud.
@@ -123,4 +158,25 @@ type Cloud interface {
 	Check(ctx context.Context, ref Ref) (ready bool, evidence string, err error)
 	// Delete removes all that was made for the ref; nothing there is no error.
 	Delete(ctx context.Context, ref Ref) error
+}
+
+// Importer is a Cloud that takes a disk's content from the store by itself, so that
+// it does not pass through us.
+type Importer interface {
+	// Imports says whether it does, with the store as it is configured.
+	Imports() bool
+	// ImportDisk makes the disk with the content it has at the point.
+	ImportDisk(ctx context.Context, ref Ref, spec DiskSpec, machine ident.MachineID, point replica.Point) (Disk, error)
+}
+
+// Checker is a Cloud that can say beforehand what it would refuse: quota, names,
+// permissions, addresses, regions.
+type Checker interface {
+	Precheck(ctx context.Context, ref Ref, spec MachineSpec, disks []DiskSpec) error
+}
+
+// Committer is a Cloud that keeps things until a failover is committed.
+type Committer interface {
+	// Commit deletes what the machine does not need any more.
+	Commit(ctx context.Context, ref Ref) error
 }

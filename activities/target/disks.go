@@ -5,49 +5,63 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"time"
-
-	"go.temporal.io/sdk/activity"
+	"strings"
 
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/workflows/api"
 )
 
-const (
-	copyBuffer = 1 << 20
-	beatEvery  = 2 * time.Second
-)
+const copyBuffer = 1 << 20
 
-// Progress is the heartbeat of CreateMachine.
-type Progress struct {
-	Disk  string `json:"disk"`
-	Done  int64  `json:"done"`
-	Total int64  `json:"total"`
+// createDisks makes all disks with what they have at the recovery point.
+func (a *Activities) createDisks(ctx context.Context, ref Ref, in api.CreateMachineInput, tags map[string]string) error {
+	for i, d := range in.Disks {
+		spec := diskSpec(in, i, tags)
+		spec.Size = sizeAt(in.Point, d)
+		if importer, ok := a.cloud.(Importer); ok && importer.Imports() {
+			if _, err := importer.ImportDisk(ctx, ref, spec, in.Machine, in.Point); err != nil {
+				return failed(err, "make disk %s of %s from recovery point %d", d.Label, in.Name, in.Point.ID)
+			}
+			continue
+		}
+		if err := a.copyDisk(ctx, ref, in, spec, d.Label); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// createDisks makes all disks and fills them from the recovery point.
-func (a *Activities) createDisks(ctx context.Context, ref Ref, in api.CreateMachineInput, tags map[string]string) error {
+// copyDisk makes an empty disk and fills it from the store.
+func (a *Activities) copyDisk(ctx context.Context, ref Ref, in api.CreateMachineInput, spec DiskSpec, label string) error {
+	disk, err := a.cloud.CreateDisk(ctx, ref, spec)
+	if err != nil {
+		return failed(err, "create disk %s of %s", label, in.Name)
+	}
+	if disk.Filled {
+		return nil
+	}
 	reader, err := a.store.OpenReader(ctx, in.Machine)
 	if err != nil {
 		return failed(err, "open the replica of %s", in.Name)
 	}
 	defer func() { _ = reader.Close() }()
-	for i, d := range in.Disks {
-		size := sizeAt(in.Point, d)
-		disk, err := a.cloud.CreateDisk(ctx, ref, DiskSpec{ID: d.ID, Name: fmt.Sprintf("%s-disk-%d", in.Name, i), Size: size, Tags: tags})
-		if err != nil {
-			return failed(err, "create disk %s of %s", d.Label, in.Name)
-		}
-		if disk.Filled {
-			continue
-		}
-		if err := a.fill(ctx, ref, disk, reader, in.Point.ID); err != nil {
-			return failed(err, "fill disk %s of %s from recovery point %d", d.Label, in.Name, in.Point.ID)
-		}
+	if err := a.fill(ctx, ref, disk, reader, in.Point.ID); err != nil {
+		return failed(err, "fill disk %s of %s from recovery point %d", label, in.Name, in.Point.ID)
 	}
 	return nil
 }
+
+func diskSpec(in api.CreateMachineInput, number int, tags map[string]string) DiskSpec {
+	d := in.Disks[number]
+	return DiskSpec{
+		ID: d.ID, Name: fmt.Sprintf("%s-disk-%d", in.Name, number), Size: d.Size, Tags: tags,
+		Number: number, Firmware: in.Firmware, Windows: windows(in.GuestID), Kind: in.Target.DiskType, Zone: in.Target.Zone,
+	}
+}
+
+// windows: vCenter's ids of Windows guests begin so.
+func windows(guest string) bool { return strings.HasPrefix(strings.ToLower(guest), "win") }
 
 // sizeAt is the disk's size at the point: it may have grown since.
 func sizeAt(p replica.Point, d api.VMDisk) int64 {
@@ -79,7 +93,7 @@ func (a *Activities) fill(ctx context.Context, ref Ref, disk Disk, reader replic
 // copySparse copies the ranges that may hold data, in order.
 func copySparse(ctx context.Context, to io.WriterAt, from replica.DiskReader, name string) error {
 	buf := make([]byte, copyBuffer)
-	beat := time.Time{}
+	journal := JournalOf(ctx)
 	for offset := int64(0); ; {
 		r, ok, err := from.NextData(offset)
 		if err != nil || !ok {
@@ -90,10 +104,7 @@ func copySparse(ctx context.Context, to io.WriterAt, from replica.DiskReader, na
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if time.Since(beat) > beatEvery {
-				beat = time.Now()
-				heartbeat(ctx, Progress{Disk: name, Done: at, Total: from.Size()})
-			}
+			journal.Fill(name, at, from.Size())
 			part := buf[:min(int64(len(buf)), end-at)]
 			if n, err := from.ReadAt(part, at); n < len(part) {
 				return fmt.Errorf("read at %d: %w", at, err)
@@ -104,12 +115,5 @@ func copySparse(ctx context.Context, to io.WriterAt, from replica.DiskReader, na
 			at += int64(len(part))
 		}
 		offset = end
-	}
-}
-
-// heartbeat reports progress when it runs as an activity.
-func heartbeat(ctx context.Context, p Progress) {
-	if activity.IsActivity(ctx) {
-		activity.RecordHeartbeat(ctx, p)
 	}
 }

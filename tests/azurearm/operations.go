@@ -11,6 +11,7 @@ import (
 // resource, so that tests do not depend on time.
 type operation struct {
 	id       string
+	number   int
 	resource string // lower-case id
 	left     int
 	fail     string // code, when it ends in failure
@@ -23,7 +24,7 @@ type operation struct {
 // begin starts an operation on a resource. What it changes at its end is in end.
 func (s *Server) begin(w http.ResponseWriter, r *http.Request, f *Fault, id string, end func() *problem) *operation {
 	s.serial++
-	op := &operation{id: fmt.Sprintf("op-%d", s.serial), resource: strings.ToLower(id), left: pollsOfAnOperation, end: end}
+	op := &operation{id: fmt.Sprintf("op-%d", s.serial), number: s.serial, resource: strings.ToLower(id), left: pollsOfAnOperation, end: end}
 	if f != nil {
 		op.fail = f.Async
 	}
@@ -35,10 +36,16 @@ func (s *Server) begin(w http.ResponseWriter, r *http.Request, f *Fault, id stri
 	return op
 }
 
-// step brings an operation on by one look.
+// step brings an operation on by one look. Those on one resource happen in the order
+// in which they were begun.
 func (s *Server) step(op *operation) {
 	if op.done {
 		return
+	}
+	for _, other := range s.operations {
+		if other.resource == op.resource && !other.done && other.number < op.number {
+			op = other
+		}
 	}
 	for _, h := range s.held {
 		if strings.Contains(op.resource, h) {
@@ -59,11 +66,12 @@ func (s *Server) step(op *operation) {
 	op.failed = op.end()
 }
 
-// progress brings all operations on a resource on.
+// progress brings the operations on a resource on.
 func (s *Server) progress(id string) {
 	for _, op := range s.operations {
-		if op.resource == strings.ToLower(id) {
+		if op.resource == strings.ToLower(id) && !op.done {
 			s.step(op)
+			return
 		}
 	}
 }

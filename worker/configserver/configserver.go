@@ -41,6 +41,10 @@ import (
 // adminLook bounds the look whether the admin socket answers.
 const adminLook = time.Second
 
+// heartbeatEvery is how often heartbeats are sent at most: what a dying worker has
+// not sent, the next one does not know.
+const heartbeatEvery = 2 * time.Second
+
 // server is a configuration server being put together.
 type server struct {
 	config   *config.ConfigServer
@@ -98,8 +102,9 @@ func (s *server) connect(metrics prometheus.Registerer) (err error) {
 		Address: c.Temporal.Address, Namespace: c.Temporal.Namespace,
 		Queue: api.ControlQueue, Identity: c.Name, Logger: s.log, Metrics: metrics,
 		Prepare: s.registerSearchAttributes, Started: startVault,
-		Worker: sdkworker.Options{Interceptors: []interceptor.WorkerInterceptor{
-			service.Beating(api.ActMachineAction, api.ActAwaitAgent, api.ActCreateMachine),
+		Worker: sdkworker.Options{MaxHeartbeatThrottleInterval: heartbeatEvery, Interceptors: []interceptor.WorkerInterceptor{
+			service.Beating(api.ActMachineAction, api.ActAwaitAgent, api.ActCheckNetwork, api.ActCreateMachine,
+				api.ActStartMachine, api.ActCheckMachine, api.ActStopMachine, api.ActDeleteMachine, api.ActCommitMachine),
 		}},
 	})
 	if err != nil {

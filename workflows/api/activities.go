@@ -52,6 +52,7 @@ const (
 	ActCheckMachine  = "target.CheckMachine"  // TargetRef -> CheckResult
 	ActStopMachine   = "target.StopMachine"   // TargetRef
 	ActDeleteMachine = "target.DeleteMachine" // TargetRef: all that carries its tags
+	ActCommitMachine = "target.CommitMachine" // TargetRef: what a machine that stays does not need
 
 	ActCheckActions = "action.Check" // []LocatedAction -> []FieldError: what could not be run, without running it
 
@@ -243,6 +244,9 @@ type AttachInput struct {
 type CheckNetworkInput struct {
 	Network  string `json:"network"`
 	Isolated bool   `json:"isolated"` // it must have no peering, gateway or route out
+	// For is the machine that is to be made there: what would be refused then is
+	// refused now, before anything is changed. Its point is not chosen yet.
+	For *CreateMachineInput `json:"for,omitempty"`
 }
 
 // CreateMachineInput makes a machine with disks from a recovery point. What an
@@ -259,6 +263,10 @@ type CreateMachineInput struct {
 	Network string            `json:"network"`
 	Test    bool              `json:"test"`
 	Tags    map[string]string `json:"tags,omitempty"`
+	// Firmware and GuestID are vCenter's words for what boots.
+	Firmware string `json:"firmware,omitempty"`
+	GuestID  string `json:"guestId,omitempty"`
+	PlanRun  string `json:"planRun,omitempty"` // of the plan that asked
 }
 
 // TargetRef names a target machine.

@@ -133,6 +133,11 @@ const (
 	CodeNotIsolated      = "DRV-4002" // the test network has a way out
 	CodeSourceRunning    = "DRV-4003" // the source could not be shut down
 	CodeTarget           = "DRV-4101" // the target refused
+	CodeQuota            = "DRV-4102" // the target's quota does not allow it
+	CodeTargetDenied     = "DRV-4103" // the identity may not do it on the target
+	CodeAddressTaken     = "DRV-4104" // the address to keep is taken, or not in the subnet
+	CodeNoCapacity       = "DRV-4105" // the target has no room for any of the sizes
+	CodeNotOurs          = "DRV-4106" // something of that name is there that we did not make
 	CodeVCenter          = "DRV-4201"
 	CodeActionFailed     = "DRV-4301" // a plan's action failed
 	CodeApprovalTimedOut = "DRV-4302"
@@ -220,7 +225,33 @@ type Target struct {
 	TestNetwork string            `json:"testNetwork"`
 	Address     string            `json:"address,omitempty"` // static IP to keep
 	Tags        map[string]string `json:"tags,omitempty"`
+	// FallBackSizes are taken in order when there is no room for Size.
+	FallBackSizes []string `json:"fallBackSizes,omitempty"`
+	// AddressPolicy says what to do when Address is taken: AddressRefuse (the
+	// default) or AddressNext.
+	AddressPolicy string `json:"addressPolicy,omitempty"`
+	// Zone, or the availability set, of the machine; not both.
+	Zone            string `json:"zone,omitempty"`
+	AvailabilitySet string `json:"availabilitySet,omitempty"`
+	DiskType        string `json:"diskType,omitempty"` // as the target calls it; empty: its default
+	// Health says what shows that a started machine is up: HealthRunning (the
+	// default), HealthAgent, HealthCommand, or HealthTCP with a port ("tcp:22").
+	Health string `json:"health,omitempty"`
 }
+
+// What to do when the address to keep is taken.
+const (
+	AddressRefuse = "refuse"
+	AddressNext   = "next"
+)
+
+// Evidence that a machine is up.
+const (
+	HealthRunning = "running" // the target says that it runs
+	HealthAgent   = "agent"   // its agent has called home
+	HealthCommand = "command" // a command ran inside of it
+	HealthTCP     = "tcp"     // a port answers: "tcp:22"
+)
 
 // ServerStatus is a process server or master target as the configuration server
 // knows it.

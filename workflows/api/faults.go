@@ -11,11 +11,12 @@ var permanent = []string{
 	CodeSessionLost, CodeReplicaDamaged, CodeDiskChanged, CodeForcedShutdown, CodeDiskMissing, CodeDiskNew,
 	CodeResyncFailed, CodeFenced, CodeDiffers, CodeMended, CodeNotCompared,
 	CodeNoPoint, CodeNotIsolated, CodeSourceRunning, CodeApprovalTimedOut,
+	CodeQuota, CodeTargetDenied, CodeAddressTaken, CodeNotOurs,
 }
 
 // transient lists the codes that are tried again.
 var transient = []string{
-	CodeNoAgent, CodeNoServer, CodeServerLost, CodeRPO, CodeTarget, CodeVCenter, CodeActionFailed, CodeInternal,
+	CodeNoAgent, CodeNoServer, CodeServerLost, CodeRPO, CodeTarget, CodeNoCapacity, CodeVCenter, CodeActionFailed, CodeInternal,
 }
 
 // PermanentCodes gives the codes that are never tried again.

@@ -46,6 +46,11 @@ func DeleteMachine(ctx workflow.Context, in api.TargetRef) error {
 	return do(ctx, api.ActDeleteMachine, target(), in)
 }
 
+// CommitMachine deletes what a machine that stays does not need any more.
+func CommitMachine(ctx workflow.Context, in api.TargetRef) error {
+	return do(ctx, api.ActCommitMachine, target(), in)
+}
+
 // A started machine gets this long to pass its health check.
 const (
 	checkLimit = 10 * time.Minute

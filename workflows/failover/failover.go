@@ -124,9 +124,11 @@ func (f *failover) common() []runbook.Step {
 	}
 }
 
-// checkNetwork comes first: a wrong network then costs nothing.
+// checkNetwork comes first: a wrong network, or a machine that the target would
+// refuse, then costs nothing.
 func (f *failover) checkNetwork(ctx workflow.Context) error {
-	return call.CheckNetwork(ctx, api.CheckNetworkInput{Network: f.Target.Network})
+	machine := f.machine()
+	return call.CheckNetwork(ctx, api.CheckNetworkInput{Network: f.Target.Network, For: &machine})
 }
 
 func (f *failover) finalCut(ctx workflow.Context) error {
@@ -211,12 +213,18 @@ func (f *failover) fence(ctx workflow.Context) error {
 }
 
 func (f *failover) create(ctx workflow.Context) error {
-	m, err := call.CreateMachine(ctx, api.CreateMachineInput{
-		Machine: f.VM.Machine, Name: f.VM.Name, Run: f.id, Point: f.out.Point, Disks: f.Disks,
-		CPUs: f.VM.CPUs, Memory: f.VM.MemoryMB, Target: f.Target, Network: f.Target.Network, Tags: f.Target.Tags,
-	})
+	m, err := call.CreateMachine(ctx, f.machine())
 	f.out.Machine = m
 	return err
+}
+
+// machine is the one to make.
+func (f *failover) machine() api.CreateMachineInput {
+	return api.CreateMachineInput{
+		Machine: f.VM.Machine, Name: f.VM.Name, Run: f.id, Point: f.out.Point, Disks: f.Disks,
+		CPUs: f.VM.CPUs, Memory: f.VM.MemoryMB, Target: f.Target, Network: f.Target.Network, Tags: f.Target.Tags,
+		Firmware: f.VM.Firmware, GuestID: f.VM.GuestID, PlanRun: f.Request.PlanRun,
+	}
 }
 
 func (f *failover) remove(ctx workflow.Context) error { return call.DeleteMachine(ctx, f.target()) }

@@ -39,16 +39,21 @@ func TestWorkflow(ctx workflow.Context, p TestParams) (TestResult, error) {
 	id := workflow.GetInfo(ctx).WorkflowExecution.ID
 	ref := api.TargetRef{Name: TestName(p.VM), Run: id}
 	hold := &failover{Params: Params{VM: p.VM, Request: p.Request}, id: id}
+	machine := func() api.CreateMachineInput {
+		return api.CreateMachineInput{
+			Machine: p.VM.Machine, Name: ref.Name, Run: id, Point: hold.out.Point, Disks: p.Disks,
+			CPUs: p.VM.CPUs, Memory: p.VM.MemoryMB, Target: p.Target, Network: network, Test: true, Tags: p.Target.Tags,
+			Firmware: p.VM.Firmware, GuestID: p.VM.GuestID, PlanRun: p.Request.PlanRun,
+		}
+	}
 	steps := []runbook.Step{
 		{Name: "check that the network is isolated", Do: func(ctx workflow.Context) error {
-			return call.CheckNetwork(ctx, api.CheckNetworkInput{Network: network, Isolated: true})
+			wanted := machine()
+			return call.CheckNetwork(ctx, api.CheckNetworkInput{Network: network, Isolated: true, For: &wanted})
 		}},
 		{Name: "choose the recovery point", Do: hold.choosePoint, Undo: hold.releasePoint},
 		{Name: "create the machine", Do: func(ctx workflow.Context) (err error) {
-			out.Machine, err = call.CreateMachine(ctx, api.CreateMachineInput{
-				Machine: p.VM.Machine, Name: ref.Name, Run: id, Point: hold.out.Point, Disks: p.Disks,
-				CPUs: p.VM.CPUs, Memory: p.VM.MemoryMB, Target: p.Target, Network: network, Test: true, Tags: p.Target.Tags,
-			})
+			out.Machine, err = call.CreateMachine(ctx, machine())
 			return err
 		}, Undo: func(ctx workflow.Context) error { return call.DeleteMachine(ctx, ref) }},
 		{Name: "start the machine", Do: func(ctx workflow.Context) (err error) {

@@ -113,6 +113,7 @@ func (w *world) activities() {
 	reg(w, api.ActCheckMachine, func(api.TargetRef) api.CheckResult { return api.CheckResult{Ready: true} })
 	reg(w, api.ActStopMachine, func(api.TargetRef) none { return none{} })
 	reg(w, api.ActDeleteMachine, func(api.TargetRef) none { return none{} })
+	reg(w, api.ActCommitMachine, func(api.TargetRef) none { return none{} })
 	reg(w, api.ActShutdownVM, func(api.ShutdownInput) api.ShutdownResult { return api.ShutdownResult{WasOn: true} })
 	reg(w, api.ActPowerOnVM, func(api.VMRef) none { return none{} })
 	reg(w, api.ActAttachDisks, func(api.AttachInput) none { return none{} })
