@@ -20,23 +20,10 @@ import (
 // needs. Only what is older than this session's state is deleted, so that a writer
 // that sleeps in here for a day and wakes up harms nobody.
 func (w *Writer) collect(ctx context.Context) error {
-	keep := map[string]bool{} // "blob" and "blob@snapshot"
-	for _, d := range w.mf.disks() {
-		keep[w.m.diskName(d.ID)], keep[w.m.sumsName(d.ID)] = true, true
-	}
-	for _, b := range w.mf.Snapshots {
-		keep[b.Manifest] = true
-		for id, s := range b.Disks {
-			keep[w.m.diskName(id)+"@"+s.Disk], keep[w.m.sumsName(id)+"@"+s.Sums] = true, true
-		}
-	}
-	var gone []*container.BlobItem
-	err := w.m.store.c.Each(ctx, w.m.prefix(), container.ListBlobsInclude{Snapshots: true, Metadata: true}, func(b *container.BlobItem) error {
-		name := *b.Name
-		if b.Snapshot != nil && *b.Snapshot != "" {
-			name += "@" + *b.Snapshot
-		}
-		if !keep[name] && w.older(b) {
+	keep := w.listed()
+	var gone []*item
+	err := w.m.store.c.Each(ctx, w.m.prefix(), listAll, func(b *item) error {
+		if !keep[itemName(b)] && w.older(b) {
 			gone = append(gone, b)
 		}
 		return nil
@@ -52,12 +39,41 @@ func (w *Writer) collect(ctx context.Context) error {
 	return nil
 }
 
+type item = container.BlobItem
+
+var listAll = container.ListBlobsInclude{Snapshots: true, Metadata: true}
+
+// itemName is "blob" or "blob@snapshot".
+func itemName(b *item) string {
+	if isSnapshot(b) {
+		return *b.Name + "@" + *b.Snapshot
+	}
+	return *b.Name
+}
+
+func isSnapshot(b *item) bool { return b.Snapshot != nil && *b.Snapshot != "" }
+
+// listed is what the state needs below the machine's prefix.
+func (w *Writer) listed() map[string]bool {
+	keep := map[string]bool{}
+	for _, d := range w.mf.disks() {
+		keep[w.m.diskName(d.ID)], keep[w.m.sumsName(d.ID)] = true, true
+	}
+	for _, b := range w.mf.Snapshots {
+		keep[b.Manifest] = true
+		for id, s := range b.Disks {
+			keep[w.m.diskName(id)+"@"+s.Disk], keep[w.m.sumsName(id)+"@"+s.Sums] = true, true
+		}
+	}
+	return keep
+}
+
 // older reports whether the blob or snapshot was made under an earlier fence word, or
 // by this writer before the present state.
-func (w *Writer) older(b *container.BlobItem) bool {
+func (w *Writer) older(b *item) bool {
 	word := w.mf.word()
 	switch {
-	case b.Snapshot != nil && *b.Snapshot != "":
+	case isSnapshot(b):
 		made, err := strconv.ParseUint(azstorage.Meta(b.Metadata, metaWord), 16, 64)
 		return err == nil && made < word
 	case strings.HasSuffix(*b.Name, pointSuffix):
@@ -71,8 +87,8 @@ func (w *Writer) older(b *container.BlobItem) bool {
 }
 
 // drop deletes one; a page blob only as it was listed.
-func (w *Writer) drop(ctx context.Context, b *container.BlobItem) error {
-	if b.Snapshot != nil && *b.Snapshot != "" {
+func (w *Writer) drop(ctx context.Context, b *item) error {
+	if isSnapshot(b) {
 		return w.m.store.pages(*b.Name).dropSnapshot(ctx, *b.Snapshot)
 	}
 	o := &blob.DeleteOptions{DeleteSnapshots: to.Ptr(blob.DeleteSnapshotsOptionTypeInclude)}
