@@ -70,11 +70,11 @@ func withVault(vault api.VaultStatus) *Control {
 func TestFindMachine(t *testing.T) {
 	other, third := ident.NewMachineID("vc", "vm-2"), ident.NewMachineID("vc", "vm-3")
 	e := env(t, withVault(api.VaultStatus{Machines: []api.VaultMember{
-		{Machine: machine, Name: "app-1"}, {Machine: other, Name: "db"}, {Machine: third, Name: "db"},
-	}}))
+		{Machine: machine, Name: "app-1", Policy: "gold"}, {Machine: other, Name: "db"}, {Machine: third, Name: "db"},
+	}, Policies: []api.StoredPolicy{{Policy: api.Policy{Name: "gold", RPOThreshold: api.Duration(time.Minute)}}}}))
 	got, err := run[api.VaultMember](t, e, api.ActFindMachine, "app-1")
 	require.NoError(t, err)
-	require.Equal(t, machine, got.Machine)
+	require.Equal(t, api.VaultMember{Machine: machine, Name: "app-1", Policy: "gold", RPOThreshold: api.Duration(time.Minute)}, got)
 	got, err = run[api.VaultMember](t, e, api.ActFindMachine, third.String())
 	require.NoError(t, err)
 	require.Equal(t, third, got.Machine)

@@ -49,12 +49,23 @@ func (c *Control) LookupPlan(ctx context.Context, name string) (api.Plan, error)
 }
 
 // FindMachine finds a machine under protection by its id or its name. A name
-// that several machines have is refused: it must be clear which one is meant.
+// that several machines have is refused: it must be clear which one is meant. The
+// answer has the threshold of its policy as it is now.
 func (c *Control) FindMachine(ctx context.Context, nameOrID string) (api.VaultMember, error) {
 	vault, err := c.VaultStatus(ctx)
 	if err != nil {
 		return api.VaultMember{}, err
 	}
+	m, err := findMachine(vault, nameOrID)
+	for _, p := range vault.Policies {
+		if p.Policy.Name == m.Policy {
+			m.RPOThreshold = p.Policy.RPOThreshold
+		}
+	}
+	return m, err
+}
+
+func findMachine(vault api.VaultStatus, nameOrID string) (api.VaultMember, error) {
 	var found []api.VaultMember
 	for _, m := range vault.Machines {
 		if m.Machine.String() == nameOrID {

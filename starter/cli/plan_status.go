@@ -37,13 +37,22 @@ func (a *app) planStatus(ctx context.Context, name string) (string, api.PlanStat
 	if !errors.As(err, &absent) {
 		return name, s, err
 	}
-	runs, err := a.ids(ctx, planQuery(name), 1)
+	run, err := a.newestRun(ctx, name)
 	if err != nil {
 		return "", s, err
 	}
-	if len(runs) == 0 {
-		return "", s, &notFoundError{fmt.Errorf("no run and no plan with a run is named %q", name)}
+	s, err = query[api.PlanStatus](ctx, a, run)
+	return run, s, err
+}
+
+// newestRun gives the newest run of a plan.
+func (a *app) newestRun(ctx context.Context, plan string) (string, error) {
+	runs, err := a.ids(ctx, planQuery(plan), 1)
+	if err != nil {
+		return "", err
 	}
-	s, err = query[api.PlanStatus](ctx, a, runs[0])
-	return runs[0], s, err
+	if len(runs) == 0 {
+		return "", &notFoundError{fmt.Errorf("no run and no plan with a run is named %q", plan)}
+	}
+	return runs[0], nil
 }

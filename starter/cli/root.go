@@ -64,7 +64,7 @@ func (a *app) root(version string) *cobra.Command {
 	f.BoolVar(&a.json, "json", false, "print JSON for programs")
 	root.AddCommand(
 		a.vcenterCommand(), a.discoverCommand(), a.policyCommand(), a.protectCommand(), a.statusCommand(), a.serversCommand(), a.pointsCommand(),
-		a.verifyCommand(), a.resyncCommand(), a.pauseCommand(), a.resumeCommand(), a.planCommand(),
+		a.verifyCommand(), a.resyncCommand(), a.pauseCommand(), a.resumeCommand(), a.planCommand(), a.evidenceCommand(),
 		a.testFailoverCommand(), a.cleanupCommand(), a.failoverCommand(), a.commitCommand(),
 		a.reprotectCommand(), a.failbackCommand(), a.reenableCommand(), a.setPolicyCommand(), a.unprotectCommand(),
 		exitCodesTopic(),

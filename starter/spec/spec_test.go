@@ -37,6 +37,7 @@ func TestPlansThatAreRefused(t *testing.T) {
 		{"unknown field", "name: shop\ngroups:\n  - name: db\n    machnes: []\n", `:4:5: unknown field "machnes"`},
 		{"machine twice", "name: shop\ngroups:\n  - name: db\n    machines:\n      - {name: a}\n      - {name: a}\n", ":6:16: groups[0].machines[1].name: machine a is in the plan twice"},
 		{"empty group", "name: shop\ngroups:\n  - name: db\n    machines: []\n", ":4:15: groups[0].machines: group db is empty"},
+		{"goal below nothing", "name: shop\nrto: -5m\ngroups:\n  - {name: db, machines: [{name: a}]}\n", ":2:6: rto: -5m0s: want 0 (no goal) or more"},
 		{"no machines at all", "name: shop\ngroups:\n  - name: db\n", "groups[0].machines: group db is empty"},
 		{"missing script", "name: shop\nbefore:\n  - name: x\n    script: {args: [a]}\ngroups:\n  - {name: db, machines: [{name: a}]}\n", "before[0].script.file: \"\": want the plain name"},
 		{"no action", "name: shop\nbefore:\n  - name: x\ngroups:\n  - {name: db, machines: [{name: a}]}\n", "want exactly one of script, webhook and manual"},

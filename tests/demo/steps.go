@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"drover/datapath/stream"
+	"drover/starter/evidence"
 	"drover/tests/lab"
 	"drover/workflows/api"
 )
@@ -83,6 +84,7 @@ resync:
 `
 
 const planFile = `name: shop
+rto: 10m
 before:
   - name: announce
     script: {file: announce.sh, args: [begin]}
@@ -245,11 +247,37 @@ func (d *demo) failover(ctx context.Context) error {
 	}
 	results := run.Results()
 	d.say("the plan took %s", run.RTO.D().Round(100*time.Millisecond))
+	if err := d.evidence(ctx, run); err != nil {
+		return err
+	}
 	return d.each(func(m *MachineReport) error {
 		r := results[m.Name]
 		m.RPO, m.RTO = r.RPO, r.RTO
 		d.say("%s: RPO %s, RTO %s, point %d", m.Name, r.RPO.D().Round(time.Millisecond), r.RTO.D().Round(100*time.Millisecond), r.Point.ID)
 		return d.booted(ctx, m, r, "failover", begun)
+	})
+}
+
+// evidence has the run's evidence written, and looks whether it has all that happened.
+func (d *demo) evidence(ctx context.Context, run lab.PlanRun) error {
+	if _, err := d.show(ctx, "evidence", run.Run, "--dir", d.Path("evidence")); err != nil {
+		return err
+	}
+	var pack evidence.Pack
+	if err := d.DroverJSON(ctx, &pack, "evidence", planName); err != nil { // the plan's newest run
+		return err
+	}
+	if len(pack.Decisions) != 1 || len(pack.Machines) != len(names) || len(pack.Steps) != len(run.Steps) || pack.RTO.Verdict != evidence.Met {
+		return fmt.Errorf("evidence of %s: %d decisions, %d machines, %d steps, RTO %s", run.Run, len(pack.Decisions), len(pack.Machines), len(pack.Steps), pack.RTO)
+	}
+	d.say("evidence of the run: %s; RTO of the whole %s", d.Path("evidence", "evidence.md"), pack.RTO)
+	return d.each(func(m *MachineReport) error {
+		for _, e := range pack.Machines {
+			if e.Name == m.Name {
+				m.check("evidence: RPO and RTO meet their goals", e.RPO.Verdict == evidence.Met && e.RTO.Verdict == evidence.Met, "RPO "+e.RPO.String()+", RTO "+e.RTO.String())
+			}
+		}
+		return nil
 	})
 }
 

@@ -9,6 +9,9 @@ type Plan struct {
 	Before []PlanAction `json:"before,omitempty"` // around the whole
 	Groups []PlanGroup  `json:"groups"`
 	After  []PlanAction `json:"after,omitempty"`
+	// RTO is the goal for the whole and for each machine, from the start of a run to the
+	// checked machine. It stops nothing; drover evidence tells whether it was met.
+	RTO Duration `json:"rto,omitempty"`
 }
 
 // PlanGroup is a group of machines that recover together.

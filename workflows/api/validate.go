@@ -134,6 +134,9 @@ func (c *checker) window(at string, w Window) {
 func ValidatePlan(p Plan) []FieldError {
 	c := &checker{}
 	c.name("name", p.Name)
+	if p.RTO < 0 {
+		c.fail("rto", "%s: want 0 (no goal) or more", p.RTO)
+	}
 	actions := c.actions("before", p.Before) + c.actions("after", p.After)
 	if len(p.Groups) == 0 || len(p.Groups) > MaxGroups {
 		c.fail("groups", "%d groups, want 1 to %d", len(p.Groups), MaxGroups)

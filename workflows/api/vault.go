@@ -49,6 +49,8 @@ type VaultMember struct {
 	Machine ident.MachineID `json:"machine"`
 	Name    string          `json:"name"`
 	Policy  string          `json:"policy"`
+	// RPOThreshold is its policy's, where a run looks its machines up.
+	RPOThreshold Duration `json:"rpoThreshold,omitempty"`
 }
 
 // ApplyPolicy is the argument of VaultApplyPolicy.
