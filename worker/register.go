@@ -25,7 +25,7 @@ type Activities interface {
 var controlActivities = []string{
 	api.ActLookupPlan, api.ActFindMachine, api.ActMachineAction, api.ActVaultJoin, api.ActVaultLeave,
 	api.ActVaultStatus, api.ActAwaitAgent, api.ActListAgents,
-	api.ActChooseServer, api.ActAssign, api.ActUnassign, api.ActFence, api.ActListPoints, api.ActChoosePoint,
+	api.ActChooseServer, api.ActAssign, api.ActUnassign, api.ActFence, api.ActListPoints, api.ActChoosePoint, api.ActChooseCommon,
 	api.ActReleasePoint, api.ActRemoveReplica, api.ActListServers,
 	api.ActInventory, api.ActShutdownVM, api.ActPowerOnVM, api.ActAttachDisks, api.ActDetachDisks, api.ActVerifyVMReady,
 	api.ActCheckNetwork, api.ActCreateMachine, api.ActStartMachine, api.ActCheckMachine, api.ActStopMachine,

@@ -30,8 +30,10 @@ type Server struct {
 	Address  string // where agents reach it, host:port
 	LastSeen time.Time
 	Assigned int // machines that are assigned to it now
-	Version  string
-	Health   *health.Report // as it said last; nil: it never did
+	// Groups counts them by consistency group.
+	Groups  map[string]int
+	Version string
+	Health  *health.Report // as it said last; nil: it never did
 }
 
 // Registry is what is asked of the configuration server's registry.
@@ -75,14 +77,16 @@ func (c *Control) Activities() map[string]any {
 		api.ActFence:         c.Fence,
 		api.ActListPoints:    c.ListPoints,
 		api.ActChoosePoint:   c.ChoosePoint,
+		api.ActChooseCommon:  c.ChooseCommonPoints,
 		api.ActReleasePoint:  c.ReleasePoint,
 		api.ActRemoveReplica: c.RemoveReplica,
 		api.ActListServers:   c.ListServers,
 	}
 }
 
-// ChooseServer picks the live server with the fewest machines; one to avoid is
-// taken only when there is no other. Instance and epoch are the caller's to set;
+// ChooseServer picks the live server with the most machines of the consistency group, for
+// only those of one server have points in common, then the one with the fewest machines;
+// one to avoid is taken only when there is no other. Instance and epoch are the caller's to set;
 // the epoch in the answer is the newest the machine was ever assigned in (0:
 // never), below which the caller must not go.
 func (c *Control) ChooseServer(_ context.Context, in api.ChooseServerInput) (api.Assignment, error) {
@@ -98,15 +102,15 @@ func (c *Control) ChooseServer(_ context.Context, in api.ChooseServerInput) (api
 		return api.Assignment{}, activityerr.New(api.CodeNoServer,
 			"no %s was heard of in the last %s (%d enrolled); start one, or enrol one", in.Role, serverSilence, len(servers))
 	}
-	best := slices.MinFunc(live, func(a, b Server) int { return compareServers(a, b, in.Avoid) })
+	best := slices.MinFunc(live, func(a, b Server) int { return compareServers(a, b, in) })
 	last, _ := c.Registry.Assignment(in.Machine)
 	return api.Assignment{Server: best.Name, Role: in.Role, Address: best.Address, Epoch: last.Epoch}, nil
 }
 
-// compareServers orders by: not to be avoided, fewest machines, name.
-func compareServers(a, b Server, avoid []string) int {
+// compareServers orders by: not to be avoided, most of the group, fewest machines, name.
+func compareServers(a, b Server, in api.ChooseServerInput) int {
 	bad := func(s Server) int {
-		if slices.Contains(avoid, s.Name) {
+		if slices.Contains(in.Avoid, s.Name) {
 			return 1
 		}
 		return 0
@@ -114,6 +118,8 @@ func compareServers(a, b Server, avoid []string) int {
 	switch {
 	case bad(a) != bad(b):
 		return bad(a) - bad(b)
+	case in.Group != "" && a.Groups[in.Group] != b.Groups[in.Group]:
+		return b.Groups[in.Group] - a.Groups[in.Group]
 	case a.Assigned != b.Assigned:
 		return a.Assigned - b.Assigned
 	case a.Name < b.Name:
@@ -138,7 +144,7 @@ func (c *Control) Assign(_ context.Context, in api.AssignInput) error {
 	}
 	err := c.Registry.SetAssignment(controlapi.Assignment{
 		Action: controlapi.ActionReplicate, Machine: in.Machine, Epoch: a.Epoch, Instance: a.Instance,
-		Server: a.Server, Role: a.Role, Address: a.Address, Disks: disks,
+		Server: a.Server, Role: a.Role, Address: a.Address, Disks: disks, Group: in.Group,
 	})
 	return activityerr.Of(err, "assign machine %s to %s", in.Machine, a.Server)
 }

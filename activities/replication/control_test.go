@@ -35,6 +35,7 @@ func TestChooseServer(t *testing.T) {
 	a := Server{Name: "ps-a", Address: "a:9443", LastSeen: live, Assigned: 2}
 	b := Server{Name: "ps-b", Address: "b:9443", LastSeen: live, Assigned: 1}
 	c := Server{Name: "ps-c", Address: "c:9443", LastSeen: live, Assigned: 1}
+	d := Server{Name: "ps-d", Address: "d:9443", LastSeen: live, Assigned: 9, Groups: map[string]int{"shop": 2}}
 	silent := Server{Name: "ps-s", Address: "s:9443", LastSeen: now.Add(-serverSilence - time.Second)}
 	new := Server{Name: "ps-n"}
 	for name, tc := range map[string]struct {
@@ -48,12 +49,14 @@ func TestChooseServer(t *testing.T) {
 		"avoided":                  {[]Server{a, b}, []string{"ps-b"}, "ps-a"},
 		"avoided, but no other":    {[]Server{b, silent}, []string{"ps-b"}, "ps-b"},
 		"all avoided: fewest wins": {[]Server{a, b}, []string{"ps-a", "ps-b"}, "ps-b"},
+		"where its group is":       {[]Server{a, d, b}, nil, "ps-d"},
+		"its group, but avoided":   {[]Server{a, d, b}, []string{"ps-d"}, "ps-b"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld()
 			w.registry.servers = tc.servers
 			w.registry.assignments[machine] = controlapi.Assignment{Epoch: 7}
-			got, err := w.ChooseServer(t.Context(), api.ChooseServerInput{Machine: machine, Role: ident.RoleProcessServer, Avoid: tc.avoid})
+			got, err := w.ChooseServer(t.Context(), api.ChooseServerInput{Machine: machine, Role: ident.RoleProcessServer, Group: "shop", Avoid: tc.avoid})
 			require.NoError(t, err)
 			require.Equal(t, tc.want, got.Server)
 			require.Equal(t, ident.RoleProcessServer, got.Role)

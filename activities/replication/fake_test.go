@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -84,13 +85,22 @@ type fakeStore struct {
 	removed bool
 	// forgotten are the documents that were removed.
 	forgotten []string
+	// others are further machines' points; of them nothing changes.
+	others map[ident.MachineID][]replica.Point
 	// lose removes the point just before it is held, as retention may.
 	lose ident.Seq
 }
 
-func (f *fakeStore) OpenReader(context.Context, ident.MachineID) (replica.Reader, error) {
+func (f *fakeStore) Machines(context.Context) ([]ident.MachineID, error) {
+	return append(slices.Collect(maps.Keys(f.others)), machine), nil
+}
+
+func (f *fakeStore) OpenReader(_ context.Context, id ident.MachineID) (replica.Reader, error) {
 	if f.absent {
 		return nil, replica.ErrNotFound
+	}
+	if other, ok := f.others[id]; ok {
+		return &fakeReader{store: &fakeStore{points: other}}, nil
 	}
 	return &fakeReader{store: f}, nil
 }

@@ -116,6 +116,7 @@ func (h *Host) grantOf(ctx context.Context, in api.GrantInput) (stream.Grant, er
 		Spec:      replica.Spec{Machine: in.Machine, Name: in.Name, Disks: disks, KeyID: key, Documents: documents},
 		Cut:       in.Policy.CutInterval.D(),
 		App:       in.Policy.AppConsistentEvery.D(),
+		Group:     in.Policy.ConsistencyGroup.Stream(),
 		LossLimit: in.Policy.Resync.AfterDisconnect.D(),
 		Retention: in.Policy.Retention, Compression: in.Policy.Compression,
 		Attached: in.Attached,

@@ -49,6 +49,7 @@ func TestGrant(t *testing.T) {
 	require.Equal(t, "k-1", g.Spec.KeyID)
 	require.Equal(t, 10*time.Second, g.Cut)
 	require.Equal(t, 2*time.Hour, g.App)
+	require.Nil(t, g.Group)
 	require.Equal(t, time.Hour, g.LossLimit)
 	require.Equal(t, time.Hour, g.Retention.Keep)
 	require.True(t, g.Attached)
@@ -57,6 +58,11 @@ func TestGrant(t *testing.T) {
 	require.Equal(t, "b-1", g.Spec.Disks[0].BackingUUID)
 	require.JSONEq(t, `{"network":"prod","subnet":"","testNetwork":""}`, g.Spec.Documents["target"])
 	require.Contains(t, g.Spec.Documents["policy"], `"gold"`)
+
+	grouped := grantInput()
+	grouped.Policy.ConsistencyGroup = &api.ConsistencyGroup{Name: "shop", ReadyWithin: api.Duration(time.Minute)}
+	require.NoError(t, h.grant(t.Context(), grouped))
+	require.Equal(t, &stream.Group{Name: "shop", Ready: time.Minute}, f.grants[1].Group)
 
 	other := grantInput()
 	other.Assignment.Server = "ps-2"

@@ -66,6 +66,13 @@ func (c *Control) ChoosePoint(ctx context.Context, in api.ChoosePointInput) (rep
 	if in.Owner == "" || hold < 0 || hold > holdLongest {
 		return replica.Point{}, activityerr.New(api.CodeInvalid, "hold a recovery point of machine %s: an owner and a time of at most %s are needed", in.Machine, holdLongest)
 	}
+	if in.Choice.Common() {
+		id, err := c.commonPoint(ctx, in.Machine, in.Choice)
+		if err != nil {
+			return replica.Point{}, err
+		}
+		in.Choice, in.PointID = api.PointCustom, id
+	}
 	var chosen replica.Point
 	err := withReader(ctx, c.Store, in.Machine, func(r replica.Reader) error {
 		state, err := r.State(ctx)
@@ -122,8 +129,7 @@ func pick(points []replica.Point, in api.ChoosePointInput) (replica.Point, error
 		}
 		return replica.Point{}, activityerr.New(api.CodeNoPoint, "machine %s has no recovery point %d among its %d; list them and choose again", in.Machine, in.PointID, len(points))
 	default:
-		return replica.Point{}, activityerr.New(api.CodeInvalid, "choice of recovery point %q: want %s, %s, %s or %s", in.Choice,
-			api.PointLatest, api.PointLatestProcessed, api.PointLatestApp, api.PointCustom)
+		return replica.Point{}, activityerr.New(api.CodeInvalid, "choice of recovery point %q: want %s or one of %q", in.Choice, api.PointCustom, api.PointChoices)
 	}
 	for i := len(points) - 1; i >= 0; i-- {
 		if fits(points[i]) {

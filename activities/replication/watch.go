@@ -25,6 +25,10 @@ const (
 // watchMark stands in the heartbeats of the watch.
 type watchMark struct {
 	RPO string `json:"rpo,omitempty"`
+	// Missed is why the machine misses the rounds of its group, as the entity knows it.
+	Missed string `json:"missed,omitempty"`
+	// Looked: the entity was told of the group once by this watch or an earlier one.
+	Looked bool `json:"looked,omitempty"`
 }
 
 // watch is one run of the activity.
@@ -69,6 +73,7 @@ func (w *watch) run(ctx context.Context) (stream.Status, error) {
 			return st, err
 		}
 		w.checkRPO(ctx, st)
+		w.checkGroup(ctx, st)
 		select {
 		case <-ctx.Done():
 			return st, ctx.Err()

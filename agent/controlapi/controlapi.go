@@ -68,6 +68,9 @@ type Assignment struct {
 	Address  string          `json:"address"`  // host:port
 	Disks    []Disk          `json:"disks"`
 	Reason   string          `json:"reason,omitempty"`
+	// Group is the machine's consistency group. It is not the agent's matter: the control
+	// plane keeps the group on one server.
+	Group string `json:"group,omitempty"`
 }
 
 // Disk is a disk to replicate. The agent finds its device by the backing's uuid.

@@ -119,6 +119,14 @@ func (m *machine) grant() stream.Grant {
 	return m.rec.Grant
 }
 
+// groupWait is how much later than its cadence a machine makes a cut without a round.
+func groupWait(g stream.Grant) time.Duration {
+	if g.Group == nil {
+		return 0
+	}
+	return g.Group.ReadyWithin() + g.Group.FrozenWithin() + groupSlack
+}
+
 // cadence is the shortest of the members' settings.
 type cadence struct{ cut, app, ready, frozen time.Duration }
 
@@ -264,7 +272,7 @@ func (s *Server) appliedGroup(id ident.MachineID, have changeset.Group) {
 }
 
 // status gives how a machine's group does.
-func (gs *groups) status(of *stream.Group) *stream.GroupStatus {
+func (gs *groups) status(id ident.MachineID, of *stream.Group) *stream.GroupStatus {
 	if of == nil {
 		return nil
 	}
@@ -278,6 +286,11 @@ func (gs *groups) status(of *stream.Group) *stream.GroupStatus {
 	st.Members, st.Since = len(g.members), g.since
 	n := min(len(g.missed), stream.MaxMissing)
 	st.Missed, st.Others = slices.Clone(g.missed[:n]), len(g.missed)-n
+	for _, m := range g.missed {
+		if m.Machine == id {
+			st.Why = m.Why
+		}
+	}
 	if g.last != nil {
 		st.Round, st.Time = g.last.Round, g.last.at.UTC()
 	}

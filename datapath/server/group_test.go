@@ -369,3 +369,23 @@ func TestGroupGrantRefused(t *testing.T) {
 		require.ErrorContains(t, r.Grant(t.Context(), groupGrant("vm-0", func(x *stream.Grant) { x.Group = &g })), "consistency group")
 	}
 }
+
+// TestGroupJoinsAndLeaves: a machine that streams joins and leaves a group by its grant;
+// its agent learns of it with a new session. A grant that changes nothing ends none.
+func TestGroupJoinsAndLeaves(t *testing.T) {
+	r := newRig(t).start()
+	a := r.join(groupGrant("vm-0", func(g *stream.Grant) { g.Group = nil }))
+	require.Zero(t, a.welcome.GroupWait)
+	for _, change := range []func(*stream.Grant){func(*stream.Grant) {}, func(g *stream.Grant) { g.Group = nil }} {
+		require.NoError(t, r.Grant(t.Context(), groupGrant("vm-0", change)))
+		require.Equal(t, wire.CodeStopped, a.ended().Code)
+		a.connect()
+		require.NoError(t, r.Grant(t.Context(), groupGrant("vm-0", change)))
+		a.cut(0)
+		g := groupGrant("vm-0", change)
+		require.Equal(t, g.Group != nil, a.welcome.GroupWait > 0)
+		st, err := r.Status(a.id)
+		require.NoError(t, err)
+		require.Equal(t, g.Group != nil, st.Group != nil)
+	}
+}

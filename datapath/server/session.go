@@ -243,10 +243,7 @@ func (x *session) register(g stream.Grant, hello *wire.Hello) (*wire.Welcome, er
 	x.tail, x.whole = tail, whole
 	w := &wire.Welcome{
 		Nonce: newNonce(), Generation: st.Generation, Mode: modeOf(st, tail, whole), Position: tail, KeyID: x.key.ID,
-		Disks: x.header.Disks, ServerTime: time.Now(), CutInterval: g.Cut, AppInterval: g.App, BaseSetBytes: baseSetBytes,
-	}
-	if g.Group != nil {
-		w.GroupWait = g.Group.ReadyWithin() + g.Group.FrozenWithin() + groupSlack
+		Disks: x.header.Disks, ServerTime: time.Now(), CutInterval: g.Cut, AppInterval: g.App, GroupWait: groupWait(g), BaseSetBytes: baseSetBytes,
 	}
 	w.Codec, w.Adapt = g.Compression.Agent()
 	if w.Mode != wire.ModeDelta && m.facts.baseStarted.IsZero() {

@@ -67,7 +67,7 @@ func (m *machine) status() stream.Status {
 		st.Verify = &stream.VerifyProgress{Deep: c.order.Deep, Done: c.read, Total: c.total, Started: c.started.UTC(), Waits: m.waits(c)}
 	}
 	m.mu.Unlock()
-	st.Group = m.s.groups.status(group)
+	st.Group = m.s.groups.status(m.id, group)
 	m.s.mu.Lock()
 	if v, ok := m.s.records[m.id]; ok {
 		st.Verified = &v

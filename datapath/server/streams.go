@@ -45,7 +45,22 @@ func (s *Server) Grant(ctx context.Context, g stream.Grant) error {
 	if err := m.take(ctx, g); err != nil {
 		return fmt.Errorf("grant machine %s in epoch %d: %w", m.id, g.Epoch, err)
 	}
+	if otherCuts(old.Grant, g) && m.complete() {
+		// The agent learns of it with its next welcome; a base copy is not broken off for it.
+		m.endSession(&wire.Refuse{Code: wire.CodeStopped, Detail: "the policy has changed", RetryAfter: retryBusy})
+	}
 	return nil
+}
+
+// otherCuts reports whether the agent must be told anew when its cuts are.
+func otherCuts(a, b stream.Grant) bool {
+	return a.Cut != b.Cut || a.App != b.App || groupWait(a) != groupWait(b)
+}
+
+func (m *machine) complete() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.writer != nil && m.writer.State().Complete
 }
 
 // lockGranted gives the machine of a grant with op held.

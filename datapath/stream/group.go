@@ -77,6 +77,8 @@ type GroupStatus struct {
 	Missed []Missing `json:"missed,omitempty"`
 	Others int       `json:"others,omitempty"`
 	Since  time.Time `json:"since,omitzero"`
+	// Why this machine missed it; empty: it did not.
+	Why string `json:"why,omitempty"`
 }
 
 // Missing is a machine that was not where the others of its group were.

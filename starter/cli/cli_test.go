@@ -16,8 +16,10 @@ import (
 	"go.temporal.io/sdk/mocks"
 	"go.temporal.io/sdk/temporal"
 
+	"drover/datapath/changeset"
 	"drover/datapath/health"
 	"drover/datapath/ident"
+	"drover/datapath/replica"
 	"drover/datapath/stream"
 	"drover/datapath/waterfall"
 	"drover/workflows/api"
@@ -134,6 +136,37 @@ func TestStatusTable(t *testing.T) {
 	for _, want := range []string{"Hard disk 1 50 % of 1.0 GiB, 1.0 MiB sent", "ResyncRequired", "DRV-3001 agent: no session for 5s", "| 7s ", "| 12 "} {
 		require.Contains(t, out.String(), want)
 	}
+}
+
+func TestGroupsTable(t *testing.T) {
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	machine := func(name, server string, s *stream.GroupStatus) machineLine {
+		l := machineLine{Machine: api.MachineStatus{Name: name, Assignment: api.Assignment{Server: server}}, Stream: &stream.Status{Group: s}}
+		l.Machine.PolicySpec.ConsistencyGroup = &api.ConsistencyGroup{Name: "shop"}
+		return l
+	}
+	missed := []stream.Missing{{Name: "db-1", Why: "its agent is not connected"}}
+	lines := []machineLine{
+		machine("web-1", "ps-1", &stream.GroupStatus{Name: "shop", Round: 0xab, Time: now.Add(-7 * time.Second), Missed: missed, Others: 2}),
+		machine("db-1", "ps-1", nil), machine("app-1", "ps-2", nil),
+		{Machine: api.MachineStatus{Name: "alone"}, Stream: &stream.Status{}},
+	}
+	groups := groupsOf(lines)
+	require.Len(t, groups, 2)
+	require.Equal(t, []string{"db-1", "web-1"}, groups[0].Machines)
+	var out bytes.Buffer
+	printGroups(&out, groups, now)
+	for _, want := range []string{"7s ago (00000000000000ab)", "db-1: its agent is not connected", "and 2 more", "group shop is on several servers"} {
+		require.Contains(t, out.String(), want)
+	}
+	require.NotContains(t, out.String(), "alone ")
+	out.Reset()
+	printDetails(&out, lines[0])
+	require.Contains(t, out.String(), "consistency group shop")
+	require.Contains(t, out.String(), "missed the last round: db-1")
+	out.Reset()
+	printPoints(&out, []replica.Point{{ID: 4, Group: &changeset.Group{Name: "shop", Round: 0xab, Members: 3}}})
+	require.Contains(t, out.String(), "shop 00000000000000ab (3 machines)")
 }
 
 func TestWaterfall(t *testing.T) {

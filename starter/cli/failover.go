@@ -2,6 +2,8 @@ package cli
 
 import (
 	"errors"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -16,7 +18,7 @@ type pointFlags struct {
 }
 
 func (p *pointFlags) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&p.choice, "point", string(api.PointLatest), "recovery point: latest, latest-processed or latest-app-consistent")
+	cmd.Flags().StringVar(&p.choice, "point", string(api.PointLatest), pointHelp)
 	cmd.Flags().Uint64Var(&p.id, "point-id", 0, "recovery point by its number, as drover points lists them")
 }
 
@@ -25,11 +27,21 @@ func (p *pointFlags) into(r *api.ActionRequest) error {
 	if p.id != 0 {
 		r.Point = api.PointCustom
 	}
-	switch r.Point {
-	case api.PointLatest, api.PointLatestProcessed, api.PointLatestApp, api.PointCustom:
+	if r.Point == api.PointCustom || slices.Contains(api.PointChoices, r.Point) {
 		return nil
 	}
-	return &usageError{errors.New("--point: want latest, latest-processed or latest-app-consistent")}
+	return &usageError{errors.New("--point: want " + choices())}
+}
+
+var pointHelp = "recovery point: " + choices()
+
+// choices are the choices of a recovery point, for people.
+func choices() string {
+	names := make([]string, len(api.PointChoices))
+	for i, c := range api.PointChoices {
+		names[i] = string(c)
+	}
+	return strings.Join(names, ", ")
 }
 
 func (a *app) failoverCommand() *cobra.Command {

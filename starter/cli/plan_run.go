@@ -87,7 +87,7 @@ func (a *app) planRunCommand() *cobra.Command {
 	f.BoolVar(&wait, "wait", false, "wait for the end, showing the steps")
 	f.StringVar(&in.Network, "network", "", "test: isolated network instead of the machines' own")
 	f.StringVar(&in.Reason, "reason", "", "why; needed when a source cannot be shut down")
-	f.StringVar(&point.choice, "point", string(api.PointLatest), "recovery point: latest, latest-processed or latest-app-consistent")
+	f.StringVar(&point.choice, "point", string(api.PointLatest), pointHelp)
 	return cmd
 }
 

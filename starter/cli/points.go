@@ -22,7 +22,8 @@ const pointsTimeout = time.Minute
 func (a *app) pointsCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "points VM", Short: "List a machine's recovery points, oldest first",
-		Long:    "List a machine's recovery points, oldest first. While a machine replicates back, the points on the master target are listed.",
+		Long: "List a machine's recovery points, oldest first. Points of a consistency group show its round: machines with the same round have\n" +
+			"the same moment. While a machine replicates back, the points on the master target are listed.",
 		Example: "  drover points db-1",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -60,16 +61,24 @@ func (a *app) points(ctx context.Context, name string) ([]replica.Point, error) 
 	return points, run.Get(ctx, &points)
 }
 
+// groupOf names the round that a point is of, and how many machines it brought together.
+func groupOf(p replica.Point) string {
+	if p.Group == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s %s (%d machines)", p.Group.Name, p.Group.Round, p.Group.Members)
+}
+
 func printPoints(w io.Writer, points []replica.Point) {
 	t := table.NewWriter()
 	t.SetOutputMirror(w)
-	t.AppendHeader(table.Row{"point", "time", "consistency", "freeze", "undo", "held by", "note"})
+	t.AppendHeader(table.Row{"point", "time", "consistency", "group", "freeze", "undo", "held by", "note"})
 	for _, p := range points {
 		holders := make([]string, len(p.Holds))
 		for i, h := range p.Holds {
 			holders[i] = h.Owner
 		}
-		t.AppendRow(table.Row{p.ID, p.Time.Local().Format(time.DateTime), p.Consistency, p.Freeze.Round(time.Millisecond), size(p.UndoBytes), strings.Join(holders, "\n"), p.Note})
+		t.AppendRow(table.Row{p.ID, p.Time.Local().Format(time.DateTime), p.Consistency, groupOf(p), p.Freeze.Round(time.Millisecond), size(p.UndoBytes), strings.Join(holders, "\n"), p.Note})
 	}
 	t.AppendFooter(table.Row{"", fmt.Sprintf("%d points", len(points))})
 	t.Render()

@@ -36,9 +36,9 @@ func (a *app) policyListCommand() *cobra.Command {
 			return a.print(v.Policies, func(w io.Writer) {
 				t := table.NewWriter()
 				t.SetOutputMirror(w)
-				t.AppendHeader(table.Row{"policy", "cut every", "RPO threshold", "points kept", "applied"})
+				t.AppendHeader(table.Row{"policy", "cut every", "group", "RPO threshold", "points kept", "applied"})
 				for _, p := range v.Policies {
-					t.AppendRow(table.Row{p.Policy.Name, p.Policy.CutInterval, p.Policy.RPOThreshold, p.Policy.Retention.Keep, p.Applied.Format(time.RFC3339)})
+					t.AppendRow(table.Row{p.Policy.Name, p.Policy.CutInterval, p.Policy.Group(), p.Policy.RPOThreshold, p.Policy.Retention.Keep, p.Applied.Format(time.RFC3339)})
 				}
 				t.Render()
 			})

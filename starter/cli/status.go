@@ -70,15 +70,27 @@ func (a *app) statusCommand() *cobra.Command {
 }
 
 func (a *app) status(ctx context.Context, args []string, before string, show func(io.Writer, []machineLine)) error {
-	v, err := a.vault(ctx)
+	lines, err := a.lines(ctx, args)
 	if err != nil {
 		return err
+	}
+	return a.print(lines, func(w io.Writer) {
+		_, _ = io.WriteString(w, before)
+		show(w, lines)
+	})
+}
+
+// lines asks the machines, or the one that is named, and looks what they report.
+func (a *app) lines(ctx context.Context, args []string) ([]machineLine, error) {
+	v, err := a.vault(ctx)
+	if err != nil {
+		return nil, err
 	}
 	members := v.Machines
 	if len(args) == 1 {
 		m, err := a.member(ctx, args[0])
 		if err != nil {
-			return err
+			return nil, err
 		}
 		members = []api.VaultMember{m}
 	}
@@ -90,14 +102,11 @@ func (a *app) status(ctx context.Context, args []string, before string, show fun
 			continue // it left in between
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		lines = append(lines, line)
 	}
-	return a.print(lines, func(w io.Writer) {
-		_, _ = io.WriteString(w, before)
-		show(w, lines)
-	})
+	return lines, nil
 }
 
 // line asks a machine's entity, and looks what its running activities report.
@@ -187,6 +196,7 @@ func progress(s *stream.Status) []string {
 func printDetails(w io.Writer, l machineLine) {
 	m := l.Machine
 	defer printComparisons(w, l.Stream)
+	defer printGroup(w, l.Stream)
 	_, _ = fmt.Fprintf(w, "machine %s, policy %s, epoch %d, in this state since %s\n", m.Machine, m.Policy, m.Assignment.Epoch, m.Since.Local().Format(time.DateTime))
 	_, _ = fmt.Fprintf(w, "possible now: %s\n", strings.Join(m.Possible, ", "))
 	if m.Agent == nil {

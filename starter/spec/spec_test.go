@@ -71,6 +71,26 @@ func TestThrottlesThatAreRefused(t *testing.T) {
 	}
 }
 
+func TestConsistencyGroups(t *testing.T) {
+	const policy = "name: gold\ncutInterval: 30s\nconsistencyGroup: "
+	p, err := ReadPolicy(write(t, policy+"{name: shop, readyWithin: 20s}\n"))
+	require.NoError(t, err)
+	require.Equal(t, "shop", p.Group())
+	require.Equal(t, 20*time.Second, p.ConsistencyGroup.Stream().ReadyWithin())
+	require.Equal(t, time.Second, p.ConsistencyGroup.Stream().FrozenWithin())
+	for text, want := range map[string]string{
+		"{name: My Shop}\n":                `consistencyGroup.name: "My Shop": want 1 to 63`,
+		"{readyWithin: 20s}\n":             "consistencyGroup.name",
+		"{name: shop, readyWithin: 1h}\n":  ":3:45: consistencyGroup.readyWithin: 1h0m0s: want 100ms to 5m0s",
+		"{name: shop, frozenWithin: 1m}\n": "consistencyGroup.frozenWithin: 1m0s: want 100ms to 30s",
+		"{name: shop, members: [a]}\n":     "members",
+		"{name: shop}\nfailback:\n  cutInterval: 30s\n  consistencyGroup: {name: \"\"}\n": "failback.consistencyGroup.name",
+	} {
+		_, err := ReadPolicy(write(t, policy+text))
+		require.ErrorContains(t, err, want)
+	}
+}
+
 func TestFormatIsReadAgain(t *testing.T) {
 	p, err := ReadPlan("../../docs/examples/plan.yaml")
 	require.NoError(t, err)

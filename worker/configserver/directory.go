@@ -21,7 +21,7 @@ func (d directory) Servers(role ident.Role) ([]replication.Server, error) {
 	records, err := d.Registry.Servers(role)
 	out := make([]replication.Server, len(records))
 	for i, r := range records {
-		out[i] = replication.Server{Name: r.Name, Address: r.DataAddress, LastSeen: r.LastSeen, Assigned: r.Assigned, Version: r.Version, Health: r.Health}
+		out[i] = replication.Server{Name: r.Name, Address: r.DataAddress, LastSeen: r.LastSeen, Assigned: r.Assigned, Groups: r.Groups, Version: r.Version, Health: r.Health}
 	}
 	return out, err
 }

@@ -37,7 +37,10 @@ func (r *Registry) SetAssignment(a controlapi.Assignment) error {
 		}
 		a.Version = last.Version
 		if found && equal(a, last) {
-			return nil
+			if a.Group == last.Group {
+				return nil
+			}
+			return put(tx, bucketAssignments, a.Machine[:], a) // nothing that the agent need know
 		}
 		a.Version++
 		changed = true
@@ -129,16 +132,30 @@ func (r *Registry) wake(machine ident.MachineID) {
 	}
 }
 
+// load is how many machines a server has, in all and by consistency group.
+type load struct {
+	machines int
+	groups   map[string]int
+}
+
 // assigned counts the machines that replicate to each server.
-func assigned(tx *bolt.Tx) (map[ident.Peer]int, error) {
-	n := map[ident.Peer]int{}
+func assigned(tx *bolt.Tx) (map[ident.Peer]load, error) {
+	n := map[ident.Peer]load{}
 	err := tx.Bucket(bucketAssignments).ForEach(func(_, v []byte) error {
 		var a controlapi.Assignment
 		if err := decode(bucketAssignments, v, &a); err != nil {
 			return err
 		}
 		if a.Action == controlapi.ActionReplicate {
-			n[ident.Peer{Role: a.Role, Name: a.Server}]++
+			peer := ident.Peer{Role: a.Role, Name: a.Server}
+			l := n[peer]
+			if l.machines++; a.Group != "" {
+				if l.groups == nil {
+					l.groups = map[string]int{}
+				}
+				l.groups[a.Group]++
+			}
+			n[peer] = l
 		}
 		return nil
 	})

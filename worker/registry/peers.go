@@ -203,6 +203,7 @@ type ServerRecord struct {
 	LastSeen    time.Time
 	Version     string
 	Assigned    int            // machines that are assigned to it now
+	Groups      map[string]int // of them, by consistency group
 	Health      *health.Report // as it said last; nil: it never did
 }
 
@@ -210,7 +211,7 @@ type ServerRecord struct {
 // One that was not heard of yet has no LastSeen.
 func (r *Registry) Servers(role ident.Role) ([]ServerRecord, error) {
 	found := map[ident.Peer]ServerRecord{}
-	var machines map[ident.Peer]int
+	var machines map[ident.Peer]load
 	err := r.db.View(func(tx *bolt.Tx) (err error) {
 		if machines, err = assigned(tx); err != nil {
 			return err
@@ -247,7 +248,7 @@ func (r *Registry) Servers(role ident.Role) ([]ServerRecord, error) {
 	r.mu.Unlock()
 	out := make([]ServerRecord, 0, len(found))
 	for peer, s := range found {
-		s.Assigned = machines[peer]
+		s.Assigned, s.Groups = machines[peer].machines, machines[peer].groups
 		out = append(out, s)
 	}
 	slices.SortFunc(out, func(a, b ServerRecord) int { return strings.Compare(a.Name, b.Name) })

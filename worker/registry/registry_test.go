@@ -268,6 +268,28 @@ func TestServers(t *testing.T) {
 	require.Equal(t, []ServerRecord{{Name: "ps-1", Role: ident.RoleProcessServer, DataAddress: "c:2", LastSeen: at, Version: "2", Assigned: 1}}, got)
 }
 
+// TestGroupsOfServers: machines are counted by group; that it changes is no news for the agent.
+func TestGroupsOfServers(t *testing.T) {
+	r := open(t, t.TempDir())
+	require.NoError(t, r.Enrolled(Enrolment{Peer: ps1, Serial: "1", Expires: time.Now().Add(time.Hour), DataAddress: "a:1"}))
+	a := controlapi.Assignment{Machine: machine, Action: controlapi.ActionReplicate, Server: "ps-1", Role: ident.RoleProcessServer}
+	for _, group := range []string{"", "shop", "bank", "bank"} {
+		a.Group = group
+		require.NoError(t, r.SetAssignment(a))
+		got, err := r.Servers(ident.RoleProcessServer)
+		require.NoError(t, err)
+		if group == "" {
+			require.Nil(t, got[0].Groups)
+		} else {
+			require.Equal(t, map[string]int{group: 1}, got[0].Groups)
+		}
+		last, ok := r.Assignment(machine)
+		require.True(t, ok)
+		require.Equal(t, uint64(1), last.Version)
+		require.Equal(t, group, last.Group)
+	}
+}
+
 func TestHealthOfServers(t *testing.T) {
 	dir := t.TempDir()
 	r := open(t, dir)

@@ -21,23 +21,24 @@ const (
 	ActAwaitAgent    = "control.AwaitAgent"    // AwaitAgentInput -> AgentInfo; heartbeats
 	ActListAgents    = "control.ListAgents"    // ListAgentsInput -> ListAgentsResult
 
-	ActChooseServer   = "replication.ChooseServer"   // ChooseServerInput -> Assignment
-	ActAssign         = "replication.Assign"         // AssignInput: tells the agent
-	ActUnassign       = "replication.Unassign"       // UnassignInput: agents of the machine stand by
-	ActFence          = "replication.Fence"          // FenceInput: raises the epoch in store and cache
-	ActListPoints     = "replication.ListPoints"     // machine id -> []replica.Point
-	ActChoosePoint    = "replication.ChoosePoint"    // ChoosePointInput -> replica.Point; holds it
-	ActReleasePoint   = "replication.ReleasePoint"   // ReleasePointInput
-	ActListServers    = "replication.ListServers"    // nothing -> []ServerStatus
-	ActRemoveReplica  = "replication.RemoveReplica"  // FenceInput: deletes replica, points and cache objects
-	ActGrant          = "replication.Grant"          // host: GrantInput
-	ActRevoke         = "replication.Revoke"         // host: FenceInput
-	ActBase           = "replication.Base"           // host: BaseInput -> Transfer; heartbeats stream.Status
-	ActReplicate      = "replication.Replicate"      // host: ReplicateInput -> ReplicateResult; heartbeats stream.Status
-	ActFinalCut       = "replication.FinalCut"       // host: FenceInput -> replica.Point
-	ActRelease        = "replication.Release"        // host: FenceInput
-	ActVerify         = "replication.Verify"         // host: VerifyInput -> stream.SignedRecord; heartbeats stream.Status
-	ActHostListPoints = "replication.HostListPoints" // host: machine id -> []replica.Point (of that server's store)
+	ActChooseServer   = "replication.ChooseServer"       // ChooseServerInput -> Assignment
+	ActAssign         = "replication.Assign"             // AssignInput: tells the agent
+	ActUnassign       = "replication.Unassign"           // UnassignInput: agents of the machine stand by
+	ActFence          = "replication.Fence"              // FenceInput: raises the epoch in store and cache
+	ActListPoints     = "replication.ListPoints"         // machine id -> []replica.Point
+	ActChoosePoint    = "replication.ChoosePoint"        // ChoosePointInput -> replica.Point; holds it
+	ActChooseCommon   = "replication.ChooseCommonPoints" // ChooseCommonInput -> []CommonPoint
+	ActReleasePoint   = "replication.ReleasePoint"       // ReleasePointInput
+	ActListServers    = "replication.ListServers"        // nothing -> []ServerStatus
+	ActRemoveReplica  = "replication.RemoveReplica"      // FenceInput: deletes replica, points and cache objects
+	ActGrant          = "replication.Grant"              // host: GrantInput
+	ActRevoke         = "replication.Revoke"             // host: FenceInput
+	ActBase           = "replication.Base"               // host: BaseInput -> Transfer; heartbeats stream.Status
+	ActReplicate      = "replication.Replicate"          // host: ReplicateInput -> ReplicateResult; heartbeats stream.Status
+	ActFinalCut       = "replication.FinalCut"           // host: FenceInput -> replica.Point
+	ActRelease        = "replication.Release"            // host: FenceInput
+	ActVerify         = "replication.Verify"             // host: VerifyInput -> stream.SignedRecord; heartbeats stream.Status
+	ActHostListPoints = "replication.HostListPoints"     // host: machine id -> []replica.Point (of that server's store)
 
 	ActInventory     = "vsphere.Inventory"     // VCenter -> InventoryResult
 	ActShutdownVM    = "vsphere.ShutdownVM"    // ShutdownInput -> ShutdownResult
@@ -100,6 +101,8 @@ type ChooseServerInput struct {
 	Machine ident.MachineID `json:"machine"`
 	Role    ident.Role      `json:"role"`
 	Site    string          `json:"site,omitempty"`
+	// Group is the machine's consistency group, which should be on one server.
+	Group string `json:"group,omitempty"`
 	// Avoid names servers that just failed; used only if there is no other.
 	Avoid []string `json:"avoid,omitempty"`
 }
@@ -109,6 +112,7 @@ type AssignInput struct {
 	Machine    ident.MachineID `json:"machine"`
 	Assignment Assignment      `json:"assignment"`
 	Disks      []VMDisk        `json:"disks"`
+	Group      string          `json:"group,omitempty"` // its consistency group
 }
 
 // UnassignInput makes all agents of the machine stand by.
@@ -130,6 +134,23 @@ type ChoosePointInput struct {
 	PointID ident.Seq       `json:"pointId,omitempty"`
 	Owner   string          `json:"owner"` // of the hold
 	Hold    Duration        `json:"hold"`
+}
+
+// ChooseCommonInput chooses points that several machines have in common, and holds them.
+type ChooseCommonInput struct {
+	Machines []ident.MachineID `json:"machines"`
+	Choice   PointChoice       `json:"choice"`
+	Owner    string            `json:"owner"` // of the holds
+	Hold     Duration          `json:"hold"`
+}
+
+// CommonPoint is a machine's point of a moment of its consistency group.
+type CommonPoint struct {
+	Machine ident.MachineID `json:"machine"`
+	Point   ident.Seq       `json:"point"`
+	Group   string          `json:"group"`
+	Round   ident.Round     `json:"round"`
+	Time    time.Time       `json:"time"`
 }
 
 // ReleasePointInput ends a hold.

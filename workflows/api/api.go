@@ -13,6 +13,7 @@ import (
 	"drover/datapath/health"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/stream"
 	"drover/datapath/throttle"
 )
 
@@ -129,6 +130,7 @@ const (
 	CodeDiffers          = "DRV-3401" // source and replica differ, and what differs could not be mended
 	CodeMended           = "DRV-3402" // source and replica differed; what differed was sent again
 	CodeNotCompared      = "DRV-3403" // source and replica could not be compared
+	CodeGroupMissed      = "DRV-3501" // a machine keeps its consistency group from points in common
 	CodeNoPoint          = "DRV-4001" // no recovery point fits the choice
 	CodeNotIsolated      = "DRV-4002" // the test network has a way out
 	CodeSourceRunning    = "DRV-4003" // the source could not be shut down
@@ -185,9 +187,12 @@ type Policy struct {
 	// CutInterval is the cadence of crash-consistent points (5 s to 1 h).
 	CutInterval Duration `json:"cutInterval"`
 	// AppConsistentEvery is the cadence of app-consistent points; 0 is off, else 1 h to 12 h.
-	AppConsistentEvery Duration          `json:"appConsistentEvery"`
-	Retention          replica.Retention `json:"retention"`
-	Resync             ResyncPolicy      `json:"resync"`
+	AppConsistentEvery Duration `json:"appConsistentEvery"`
+	// ConsistencyGroup makes recovery points of one moment with all other machines whose
+	// policies name the same group; nil: each machine's are its own.
+	ConsistencyGroup *ConsistencyGroup `json:"consistencyGroup,omitempty"`
+	Retention        replica.Retention `json:"retention"`
+	Resync           ResyncPolicy      `json:"resync"`
 	// NewDisks says what becomes of disks that are added to a machine: NewDisksAsk, which
 	// is also meant when it is empty, or NewDisksProtect.
 	NewDisks string `json:"newDisks,omitempty"`
@@ -204,6 +209,32 @@ const (
 	NewDisksAsk     = "ask"     // they are shown, and protected when somebody orders a resync
 	NewDisksProtect = "protect" // they are protected by themselves
 )
+
+// ConsistencyGroup names a group, and says for how long its machines wait for each other.
+type ConsistencyGroup struct {
+	Name string `json:"name"`
+	// ReadyWithin bounds the wait until all have sent what has changed, and once more until
+	// the scripts of all have run; 0 is 10 s. Nothing is frozen meanwhile.
+	ReadyWithin Duration `json:"readyWithin,omitempty"`
+	// FrozenWithin bounds the wait until all are frozen; 0 is 1 s.
+	FrozenWithin Duration `json:"frozenWithin,omitempty"`
+}
+
+// Group is the name of the policy's consistency group; empty: none.
+func (p Policy) Group() string {
+	if p.ConsistencyGroup == nil {
+		return ""
+	}
+	return p.ConsistencyGroup.Name
+}
+
+// Stream gives the group as the data path knows it.
+func (g *ConsistencyGroup) Stream() *stream.Group {
+	if g == nil {
+		return nil
+	}
+	return &stream.Group{Name: g.Name, Ready: g.ReadyWithin.D(), Frozen: g.FrozenWithin.D()}
+}
 
 // ResyncPolicy says when a machine is marked for resync and when resync runs.
 type ResyncPolicy struct {
@@ -274,8 +305,18 @@ const (
 	PointLatest          PointChoice = "latest"           // process all data received first
 	PointLatestProcessed PointChoice = "latest-processed" // newest point that exists
 	PointLatestApp       PointChoice = "latest-app-consistent"
-	PointCustom          PointChoice = "custom"
+	// The newest that all machines of a consistency group have in common; a plan takes the
+	// same one for all of them.
+	PointLatestMulti    PointChoice = "latest-multi-machine"
+	PointLatestMultiApp PointChoice = "latest-multi-machine-app-consistent"
+	PointCustom         PointChoice = "custom"
 )
+
+// PointChoices are the choices by name, in the order of the help texts.
+var PointChoices = []PointChoice{PointLatest, PointLatestProcessed, PointLatestApp, PointLatestMulti, PointLatestMultiApp}
+
+// Common reports whether the choice is of a point in common with other machines.
+func (c PointChoice) Common() bool { return c == PointLatestMulti || c == PointLatestMultiApp }
 
 // Names of the machine's updates; each is also a signal with the same argument.
 const (

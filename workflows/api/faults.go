@@ -16,7 +16,7 @@ var permanent = []string{
 
 // transient lists the codes that are tried again.
 var transient = []string{
-	CodeNoAgent, CodeNoServer, CodeServerLost, CodeRPO, CodeTarget, CodeNoCapacity, CodeVCenter, CodeActionFailed, CodeInternal,
+	CodeNoAgent, CodeNoServer, CodeServerLost, CodeRPO, CodeGroupMissed, CodeTarget, CodeNoCapacity, CodeVCenter, CodeActionFailed, CodeInternal,
 }
 
 // PermanentCodes gives the codes that are never tried again.

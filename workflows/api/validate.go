@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"drover/datapath/stream"
 	"drover/datapath/throttle"
 )
 
@@ -80,6 +81,7 @@ func (c *checker) policy(at string, p Policy) {
 	if p.AppConsistentEvery != 0 {
 		c.between(at+"appConsistentEvery", p.AppConsistentEvery.D(), MinAppConsistent, MaxAppConsistent)
 	}
+	c.group(at+"consistencyGroup", p.ConsistencyGroup)
 	if p.Resync.AfterDisconnect < 0 {
 		c.fail(at+"resync.afterDisconnect", "%s: want 0 (never) or more", p.Resync.AfterDisconnect)
 	}
@@ -93,6 +95,19 @@ func (c *checker) policy(at string, p Policy) {
 	c.window(at+"resync.window", p.Resync.Window)
 	for _, wrong := range throttle.Check(p.Throttle) {
 		c.fail(at+"throttle"+wrong.Path, "%s", wrong.Reason)
+	}
+}
+
+func (c *checker) group(at string, g *ConsistencyGroup) {
+	if g == nil {
+		return
+	}
+	c.name(at+".name", g.Name)
+	if g.ReadyWithin != 0 {
+		c.between(at+".readyWithin", g.ReadyWithin.D(), stream.MinWithin, stream.MaxReady)
+	}
+	if g.FrozenWithin != 0 {
+		c.between(at+".frozenWithin", g.FrozenWithin.D(), stream.MinWithin, stream.MaxFrozen)
 	}
 }
 

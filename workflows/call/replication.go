@@ -59,6 +59,12 @@ func ChoosePoint(ctx workflow.Context, in api.ChoosePointInput) (replica.Point, 
 	return run[replica.Point](ctx, api.ActChoosePoint, control(), in)
 }
 
+// ChooseCommonPoints gives the points that machines have in common, held; those of
+// machines that have none are left out.
+func ChooseCommonPoints(ctx workflow.Context, in api.ChooseCommonInput) ([]api.CommonPoint, error) {
+	return run[[]api.CommonPoint](ctx, api.ActChooseCommon, control(), in)
+}
+
 // ReleasePoint ends a hold.
 func ReleasePoint(ctx workflow.Context, in api.ReleasePointInput) error {
 	return do(ctx, api.ActReleasePoint, control(), in)

@@ -27,7 +27,7 @@ type move struct {
 
 // choose picks a server of the role, for the machine's copy with the hardware uuid.
 func (m *move) choose(ctx workflow.Context, role ident.Role, site, instance string, epoch ident.Epoch) error {
-	a, err := call.ChooseServer(ctx, api.ChooseServerInput{Machine: m.input.Machine, Role: role, Site: site}, serverLimit)
+	a, err := call.ChooseServer(ctx, api.ChooseServerInput{Machine: m.input.Machine, Role: role, Site: site, Group: m.tell.Group}, serverLimit)
 	if err != nil {
 		return err
 	}

@@ -225,7 +225,7 @@ func (e *entity) reprotect(ctx workflow.Context) (api.ActionResult, error) {
 	out, err := child[failback.Moved](ctx, e, api.WorkflowReprotect, "reprotect", failback.ReprotectParams{
 		VM: e.s.VM, Disks: e.s.Protected, Target: *e.s.Target, NewEpoch: epoch, Site: e.in.Site,
 		Grant:  api.GrantInput{Machine: e.s.Machine, Name: e.s.Name, Disks: e.s.Protected, Policy: policy, Target: e.s.TargetSpec, Attached: true},
-		Assign: api.AssignInput{Machine: e.s.Machine, Disks: e.targetDisks()},
+		Assign: api.AssignInput{Machine: e.s.Machine, Disks: e.targetDisks(), Group: policy.Group()},
 	})
 	if err != nil {
 		e.s.Assignment.Epoch = epoch
@@ -272,7 +272,7 @@ func (e *entity) reenable(ctx workflow.Context) (api.ActionResult, error) {
 	out, err := child[failback.Moved](ctx, e, api.WorkflowReenable, "reenable", failback.ReenableParams{
 		VM: e.s.VM, Target: e.s.Target, TargetRun: e.s.TargetRun, NewEpoch: epoch, Site: e.in.Site,
 		Grant:  api.GrantInput{Machine: e.s.Machine, Name: e.s.Name, Disks: e.s.Protected, Policy: e.s.PolicySpec, Target: e.s.TargetSpec},
-		Assign: api.AssignInput{Machine: e.s.Machine, Disks: e.s.Protected},
+		Assign: api.AssignInput{Machine: e.s.Machine, Disks: e.s.Protected, Group: e.s.PolicySpec.Group()},
 	})
 	if err != nil {
 		e.s.Assignment.Epoch = epoch
@@ -296,6 +296,9 @@ func (e *entity) setPolicy(ctx workflow.Context, q api.QueuedAction) (api.Action
 		return api.ActionResult{}, err
 	}
 	e.s.Policy, e.s.PolicySpec = p.Name, p
+	if p.ConsistencyGroup == nil {
+		e.clear(ctx, api.CodeGroupMissed) // else the watch says when it is over
+	}
 	if e.s.State == e.replicating() {
 		if err := call.Grant(ctx, e.grant()); err != nil {
 			e.assigned = 0 // it is granted anew before the watch goes on

@@ -65,7 +65,7 @@ func (e *entity) clear(ctx workflow.Context, codes ...string) {
 // clearStream takes away all problems that a whole replication ends.
 func (e *entity) clearStream(ctx workflow.Context) {
 	e.clear(ctx, api.CodeSessionLost, api.CodeReplicaDamaged, api.CodeDiskChanged, api.CodeForcedShutdown,
-		api.CodeDiffers, api.CodeMended, api.CodeResyncFailed, api.CodeServerLost, api.CodeNoServer, api.CodeNoAgent, api.CodeInternal)
+		api.CodeDiffers, api.CodeMended, api.CodeResyncFailed, api.CodeServerLost, api.CodeNoServer, api.CodeNoAgent, api.CodeGroupMissed, api.CodeInternal)
 }
 
 // broken marks the machine for resync.

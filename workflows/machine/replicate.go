@@ -172,7 +172,7 @@ func (e *entity) choose(ctx workflow.Context, avoid []string) error {
 	if e.reverse() {
 		return nil // the disks are attached to this master target
 	}
-	a, err := call.ChooseServer(ctx, api.ChooseServerInput{Machine: e.s.Machine, Role: role, Site: e.in.Site, Avoid: avoid}, serverLimit)
+	a, err := call.ChooseServer(ctx, api.ChooseServerInput{Machine: e.s.Machine, Role: role, Site: e.in.Site, Group: e.s.PolicySpec.Group(), Avoid: avoid}, serverLimit)
 	if err != nil {
 		return err
 	}
@@ -336,7 +336,7 @@ func (e *entity) grant() api.GrantInput {
 
 // assign is what tells the agent of the machine's present side where to stream.
 func (e *entity) assign() api.AssignInput {
-	in := api.AssignInput{Machine: e.s.Machine, Assignment: e.s.Assignment, Disks: e.s.Protected}
+	in := api.AssignInput{Machine: e.s.Machine, Assignment: e.s.Assignment, Disks: e.s.Protected, Group: e.policy().Group()}
 	if e.reverse() {
 		in.Disks = e.targetDisks()
 	}

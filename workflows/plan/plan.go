@@ -41,6 +41,7 @@ type run struct {
 	// decisions by step, not yet taken up
 	decided   map[string]decision
 	cancelled string // by whom; "" is not
+	pinned    []api.CommonPoint
 }
 
 // decision is what a person said about a step that waits.
@@ -65,6 +66,10 @@ func Workflow(ctx workflow.Context, in api.PlanRunInput) (api.PlanStatus, error)
 		return r.end(ctx, err)
 	}
 	r.show(ctx)
+	if err := r.pin(ctx); err != nil {
+		return r.end(ctx, err)
+	}
+	defer r.unpin(ctx)
 	return r.end(ctx, r.play(ctx))
 }
 

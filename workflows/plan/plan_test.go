@@ -71,6 +71,13 @@ func newWorld(plan api.Plan) *world {
 	reg(api.ActWebhook, func(in api.WebhookInput) (api.ActionOutput, error) {
 		return api.ActionOutput{}, w.do("webhook " + in.Step)
 	})
+	reg(api.ActChooseCommon, func(in api.ChooseCommonInput) (out []api.CommonPoint, _ error) {
+		for i, m := range in.Machines[:2] { // the last has none
+			out = append(out, api.CommonPoint{Machine: m, Point: ident.Seq(i + 7), Round: 3})
+		}
+		return out, w.do(fmt.Sprintf("choose %s of %d machines", in.Choice, len(in.Machines)))
+	})
+	reg(api.ActReleasePoint, func(in api.ReleasePointInput) error { return w.do(fmt.Sprintf("release %d", in.Point)) })
 	reg(api.ActMachineAction, func(in api.MachineActionInput) (api.ActionResult, error) {
 		w.mu.Lock()
 		w.actions = append(w.actions, in)
@@ -118,6 +125,38 @@ func states(s api.PlanStatus) string {
 		out = append(out, fmt.Sprintf("%s=%s", step.ID, step.State))
 	}
 	return strings.Join(out, " ")
+}
+
+// TestPointsInCommon: they are chosen once, before anything is touched, and held as long
+// as the run lasts; a machine without one gets its latest.
+func TestPointsInCommon(t *testing.T) {
+	for _, fails := range []bool{false, true} {
+		plan := shop()
+		plan.Groups[0].After = nil
+		w := newWorld(plan)
+		if fails {
+			w.fails["script before/announce"] = 100
+			w.signal(time.Minute, api.PlanCancel, api.StepDecision{By: "anna"})
+		}
+		w.ExecuteWorkflow(Workflow, api.PlanRunInput{Plan: "shop", Kind: api.PlanTest, Point: api.PointLatestMulti, By: "anna"})
+		require.Equal(t, "choose latest-multi-machine of 3 machines", w.log[0])
+		require.Equal(t, []string{"release 7", "release 8"}, w.log[len(w.log)-2:])
+		if fails {
+			require.Error(t, w.GetWorkflowError())
+			continue
+		}
+		require.NoError(t, w.GetWorkflowError())
+		points := map[string]string{}
+		for _, a := range w.actions {
+			name := strings.Split(a.Request.RequestID, "/")[3]
+			points[name] = fmt.Sprintf("%s %d", a.Request.Point, a.Request.PointID)
+		}
+		require.Equal(t, map[string]string{"db-1": "custom 7", "app-1": "custom 8", "app-2": "latest 0"}, points)
+	}
+	w := newWorld(shop())
+	w.signal(time.Minute, api.PlanApprove, api.StepDecision{By: "bert"})
+	w.ExecuteWorkflow(Workflow, api.PlanRunInput{Plan: "shop", Kind: api.PlanPlanned, Point: api.PointLatestMulti})
+	require.NotContains(t, strings.Join(w.log, " "), "choose", "a planned one makes last points of its own")
 }
 
 func TestOrderAndManualStep(t *testing.T) {

@@ -232,10 +232,11 @@ func limit(timeout time.Duration) time.Duration {
 // names run, step and try, so that a repeated activity finds the same action.
 func (r *run) tryMachine(ctx workflow.Context, i int) error {
 	s, line := &r.steps[i], &r.status.Steps[i]
+	choice, id := r.point(s.machine.Machine)
 	request := api.ActionRequest{
 		RequestID: fmt.Sprintf("%s/%s/%s/%d", r.id, workflow.GetInfo(ctx).OriginalRunID, line.ID, s.tries),
 		By:        r.in.By, Reason: r.in.Reason, PlanRun: r.id,
-		Planned: r.in.Kind == api.PlanPlanned, Point: r.in.Point, Network: r.in.Network,
+		Planned: r.in.Kind == api.PlanPlanned, Point: choice, PointID: id, Network: r.in.Network,
 	}
 	out, err := call.MachineAction(ctx, api.MachineActionInput{Machine: s.machine.Machine, Action: actionOf(r.in.Kind), Request: request})
 	if err != nil {

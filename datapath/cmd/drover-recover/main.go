@@ -82,7 +82,7 @@ func command() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.store, "store", "", "directory of the store")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for programs")
 	_ = root.MarkPersistentFlagRequired("store") // the flag is there
-	root.AddCommand(a.machines(), a.points(), a.plans(), a.plan(), a.write(), a.verify())
+	root.AddCommand(a.machines(), a.points(), a.groups(), a.plans(), a.plan(), a.write(), a.verify())
 	return root
 }
 
@@ -153,9 +153,13 @@ func (a *app) points() *cobra.Command {
 				return err
 			}
 			return a.print(cmd.OutOrStdout(), st.Points, func(t table.Writer) {
-				t.AppendHeader(table.Row{"point", "time", "consistency", "final", "note"})
+				t.AppendHeader(table.Row{"point", "time", "consistency", "group", "final", "note"})
 				for _, p := range st.Points {
-					t.AppendRow(table.Row{p.ID, p.Time.UTC().Format(time.RFC3339), p.Consistency, p.Final, p.Note})
+					round := ""
+					if p.Group != nil {
+						round = p.Group.Name + " " + p.Group.Round.String()
+					}
+					t.AppendRow(table.Row{p.ID, p.Time.UTC().Format(time.RFC3339), p.Consistency, round, p.Final, p.Note})
 				}
 			})
 		},

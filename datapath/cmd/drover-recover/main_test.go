@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -56,6 +57,39 @@ func TestFromAStoreAlone(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, bytes.HasPrefix(b, data))
 	require.Len(t, b, 1<<20)
+}
+
+// TestGroups: only moments that all machines of the round still have are listed.
+func TestGroups(t *testing.T) {
+	dir := t.TempDir()
+	s, err := file.Open(dir)
+	require.NoError(t, err)
+	for n, name := range []string{"db-1", "app-1"} {
+		m := ident.NewMachineID("vc", name)
+		w, err := s.OpenWriter(t.Context(), 1, replica.Spec{Machine: m, Name: name, Disks: []replica.Disk{
+			{Disk: changeset.Disk{ID: ident.NewDiskID(m, "a"), Size: 1 << 20}, Name: "Hard disk 1"},
+		}})
+		require.NoError(t, err)
+		require.NoError(t, w.BeginGeneration(t.Context(), w.State().Spec.Disks, false, nil))
+		_, err = w.Apply(t.Context(), replicatest.After(w.State(), changeset.Base).Cut(replicatest.Complete()))
+		require.NoError(t, err)
+		for round := range ident.Round(3 - n) { // app-1 lacks the last one
+			cut := changeset.Cut{SourceTime: time.Unix(1e9+int64(round), 0), Consistency: ident.ApplicationConsistent - ident.Consistency(n),
+				Group: &changeset.Group{Name: "shop", Round: round + 1, Members: 2}}
+			_, err = w.Apply(t.Context(), replicatest.After(w.State(), changeset.Delta).Cut(cut))
+			require.NoError(t, err)
+		}
+		require.NoError(t, w.Close())
+	}
+	text, err := run(t, "groups", "--store", dir)
+	require.NoError(t, err)
+	for _, want := range []string{"shop", "0000000000000001", "0000000000000002", "db-1 2", "app-1 3", "file-system"} {
+		require.Contains(t, text, want)
+	}
+	require.NotContains(t, text, "0000000000000003")
+	text, err = run(t, "points", "db-1", "--store", dir)
+	require.NoError(t, err)
+	require.Contains(t, text, "shop 0000000000000003")
 }
 
 func TestWhatIsNoStoreIsLeftAlone(t *testing.T) {
