@@ -258,6 +258,9 @@ func (s *Source) arrange(order []changeset.Disk) error {
 		if i < 0 || s.open[i].Size() != o.Size {
 			return fmt.Errorf("the server has disk %s of %d bytes, which is not one of ours", o.ID, o.Size)
 		}
+		if slices.Contains(sorted, s.open[i]) {
+			return fmt.Errorf("the server has disk %s twice", o.ID)
+		}
 		sorted = append(sorted, s.open[i])
 	}
 	if len(sorted) != len(s.open) {

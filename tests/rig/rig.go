@@ -4,6 +4,7 @@
 package rig
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -73,6 +74,9 @@ type Rig struct {
 	Throttle    []throttle.Rule
 	// Metrics of the agent; nil: none.
 	Metrics *session.Metrics
+	// Copy is the hardware uuid of the copy of the machine that the grants that follow are
+	// for; empty: Instance.
+	Copy string
 	// App is the cadence of application-consistent points in the grants that follow.
 	App time.Duration
 	// Group is the consistency group of the grants that follow; nil: none.
@@ -254,7 +258,7 @@ func (r *Rig) Grant(epoch ident.Epoch, cut time.Duration) {
 		retention = replica.DefaultRetention()
 	}
 	require.NoError(r.T, r.Server.Grant(r.T.Context(), pipe.Grant{
-		Epoch: epoch, Instance: Instance, Spec: spec, Cut: cut, App: r.App, Group: r.Group, Retention: retention, Compression: r.Compression, Throttle: r.Throttle,
+		Epoch: epoch, Instance: cmp.Or(r.Copy, Instance), Spec: spec, Cut: cut, App: r.App, Group: r.Group, Retention: retention, Compression: r.Compression, Throttle: r.Throttle,
 	}))
 }
 
