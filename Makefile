@@ -116,6 +116,10 @@ tracking: setup-test ## prove for LENGTH (60s) under load that tracking misses n
 
 POINTS ?= 20
 
+.PHONY: groups
+groups: ## the order of writes over three machines at ROUNDS (300) points of their group, and KILLS (60) kills in the middle
+	go test ./tests/groups -count=1 -timeout 30m -rounds $(or $(ROUNDS),300) -kills $(or $(KILLS),60)
+
 .PHONY: pg-points
 pg-points: setup-test ## recover PostgreSQL from POINTS (20) recovery points of a disk under pgbench; nothing acknowledged is missing
 	go test -count=1 -timeout 30m -v -run TestEveryAcknowledgedTransactionIsThere ./tests/pg -points $(POINTS)

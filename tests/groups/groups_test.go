@@ -4,11 +4,13 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"drover/agent/quiesce"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	pipe "drover/datapath/stream"
@@ -94,6 +96,43 @@ func TestOneHangs(t *testing.T) {
 	awaitRounds(all, 2)
 	requireInOrder(t, all)
 	requireShortFreezes(t, all)
+}
+
+// TestScriptsOfAll: when scripts are due, those of all machines have run before any of them
+// is frozen, and the points are application-consistent.
+func TestScriptsOfAll(t *testing.T) {
+	all := shop(t, &pipe.Group{Name: "shop"})
+	calls := filepath.Join(all[0].Dir, "calls")
+	for _, m := range all {
+		dir := filepath.Join(m.Dir, "scripts-"+m.Name)
+		require.NoError(t, os.Mkdir(dir, 0o700))
+		slow := map[string]string{"c": "[ $1 = thaw ] || sleep 0.3\n"}[m.Name]
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "10-app"), []byte("#!/bin/sh\n"+slow+"echo $1 >> "+calls+"\n"), 0o700))
+		m.Hooks.Scripts = quiesce.Scripts{Dir: dir}
+		m.App = time.Hour
+		m.Grant(1, cadence)
+		m.StartAgent(1)
+	}
+	var points []replica.Point
+	require.Eventually(t, func() bool {
+		for _, p := range rounds(all) {
+			if p[0].Group.Scripts {
+				points = p
+			}
+		}
+		return points != nil
+	}, rig.Limit, 50*time.Millisecond, "a round with scripts")
+	for _, p := range points {
+		require.Equal(t, ident.ApplicationConsistent, p.Consistency, p.Note)
+		require.True(t, p.Group.Scripts)
+	}
+	for _, m := range all {
+		m.StopAgent()
+	}
+	b, err := os.ReadFile(calls)
+	require.NoError(t, err)
+	said := strings.Fields(string(b))
+	require.Equal(t, []string{"freeze", "freeze", "freeze", "thaw", "thaw", "thaw"}, said[len(said)-6:])
 }
 
 func requireInOrder(t *testing.T, all []*machine) {

@@ -9,12 +9,9 @@ package api
 import (
 	"time"
 
-	"drover/datapath/codec"
 	"drover/datapath/health"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
-	"drover/datapath/stream"
-	"drover/datapath/throttle"
 )
 
 // Workflow types. They stand in histories: never rename.
@@ -178,75 +175,6 @@ type VMNIC struct {
 	MAC     string `json:"mac"`
 	Network string `json:"network"`
 }
-
-// Policy is a replication policy.
-type Policy struct {
-	Name string `json:"name"`
-	// RPOThreshold raises an event when passed; it does not influence replication.
-	RPOThreshold Duration `json:"rpoThreshold"`
-	// CutInterval is the cadence of crash-consistent points (5 s to 1 h).
-	CutInterval Duration `json:"cutInterval"`
-	// AppConsistentEvery is the cadence of app-consistent points; 0 is off, else 1 h to 12 h.
-	AppConsistentEvery Duration `json:"appConsistentEvery"`
-	// ConsistencyGroup makes recovery points of one moment with all other machines whose
-	// policies name the same group; nil: each machine's are its own.
-	ConsistencyGroup *ConsistencyGroup `json:"consistencyGroup,omitempty"`
-	Retention        replica.Retention `json:"retention"`
-	Resync           ResyncPolicy      `json:"resync"`
-	// NewDisks says what becomes of disks that are added to a machine: NewDisksAsk, which
-	// is also meant when it is empty, or NewDisksProtect.
-	NewDisks string `json:"newDisks,omitempty"`
-	// Compression of what is sent and stored; absent is auto, at the agent.
-	Compression codec.Choice `json:"compression,omitzero"`
-	// Throttle limits the bandwidth of each machine, in windows of time.
-	Throttle []throttle.Rule `json:"throttle,omitempty"`
-	// Failback is made from the rest when absent; see FailbackPolicy.
-	Failback *Policy `json:"failback,omitempty"`
-}
-
-// What becomes of disks that are added to a protected machine.
-const (
-	NewDisksAsk     = "ask"     // they are shown, and protected when somebody orders a resync
-	NewDisksProtect = "protect" // they are protected by themselves
-)
-
-// ConsistencyGroup names a group, and says for how long its machines wait for each other.
-type ConsistencyGroup struct {
-	Name string `json:"name"`
-	// ReadyWithin bounds the wait until all have sent what has changed, and once more until
-	// the scripts of all have run; 0 is 10 s. Nothing is frozen meanwhile.
-	ReadyWithin Duration `json:"readyWithin,omitempty"`
-	// FrozenWithin bounds the wait until all are frozen; 0 is 1 s.
-	FrozenWithin Duration `json:"frozenWithin,omitempty"`
-}
-
-// Group is the name of the policy's consistency group; empty: none.
-func (p Policy) Group() string {
-	if p.ConsistencyGroup == nil {
-		return ""
-	}
-	return p.ConsistencyGroup.Name
-}
-
-// Stream gives the group as the data path knows it.
-func (g *ConsistencyGroup) Stream() *stream.Group {
-	if g == nil {
-		return nil
-	}
-	return &stream.Group{Name: g.Name, Ready: g.ReadyWithin.D(), Frozen: g.FrozenWithin.D()}
-}
-
-// ResyncPolicy says when a machine is marked for resync and when resync runs.
-type ResyncPolicy struct {
-	// AfterDisconnect marks a machine that had no session for so long; 0 never.
-	AfterDisconnect Duration `json:"afterDisconnect"`
-	// Automatic runs it in the window; else by hand only.
-	Automatic bool   `json:"automatic"`
-	Window    Window `json:"window"`
-}
-
-// Window is a daily window of time.
-type Window = throttle.Window
 
 // Target says what a machine becomes on the target side.
 type Target struct {
