@@ -46,6 +46,8 @@ type Config struct {
 	Disks map[string]string `yaml:"disks"`
 	// Tracker is how changes are found: auto takes the best that works here.
 	Tracker string `yaml:"tracker"` // auto, ebpf, trace, scan
+	// SkipFree leaves out what ext4 and xfs have free, with the scan tracker.
+	SkipFree bool `yaml:"skipFree"`
 	// Pins is where what tracks changes outlives the agent: a directory in a bpffs.
 	Pins    string  `yaml:"pins"`
 	Quiesce Quiesce `yaml:"quiesce"`
@@ -180,6 +182,9 @@ func (c *Config) check(dir string) error {
 	}
 	if t := time.Duration(c.Freeze.Limit); t < freeze.MinLimit || t > freeze.MaxLimit {
 		return fmt.Errorf("freeze.limit: %s: want %s to %s", t, freeze.MinLimit, freeze.MaxLimit)
+	}
+	if c.SkipFree && c.Freeze.Off {
+		return errors.New("skipFree: what is free is only known for sure while file systems are frozen; remove freeze.off, or skipFree")
 	}
 	if t := time.Duration(c.Scripts.Timeout); t <= 0 || t > maxTimeout {
 		return fmt.Errorf("scripts.timeout: %s: want more than 0 and at most %s", t, maxTimeout)

@@ -226,6 +226,9 @@ func (x *Hold) undo(ctx context.Context, err error) error {
 // two passes must agree.
 func (x *Hold) Loose() bool { return len(x.loose) > 0 || x.frozen == nil && len(x.hooks.Pre) == 0 }
 
+// Frozen reports whether file systems are frozen by the kernel.
+func (x *Hold) Frozen() bool { return x.frozen != nil }
+
 // Keep lets the machine stay frozen after a final cut, for a time from now on.
 func (x *Hold) Keep(limit time.Duration) error {
 	if x.frozen == nil {

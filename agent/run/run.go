@@ -133,7 +133,7 @@ func (a *Agent) work(ctx context.Context) error {
 	a.metrics.MustRegister(newTrackerMetrics(tracker))
 	source := session.NewSource(session.Options{
 		Machine: machine, Instance: c.Instance, Version: a.version, Tracker: tracker, Hooks: a.hooks,
-		Find: a.watch.Finder.Find, Metrics: a.cuts, Logger: log,
+		Find: a.watch.Finder.Find, SkipFree: c.SkipFree, Metrics: a.cuts, Logger: log,
 	})
 	a.source.Store(source)
 	log.Info("agent runs", "machine", machine.String(), "instance", c.Instance, "version", a.version, "server", c.ConfigServer)

@@ -20,6 +20,7 @@ func (x *session) prepare() error {
 	switch x.welcome.Mode {
 	case wire.ModeCopy:
 		x.show(StateCopying, "")
+		x.beginFree()
 		x.Tracker.Begin(x.welcome.Disks)
 		x.learned(x.welcome)
 		return x.base(x.Tracker.Pass)
@@ -66,6 +67,7 @@ func (x *session) compare(cause string) (differ bool, err error) {
 	x.Logger.Info("the disks are compared with the replica", "cause", cause, "because", causes[cause])
 	x.Metrics.compared(cause)
 	x.forgetAll(cause)
+	x.beginFree()
 	x.Tracker.Begin(x.welcome.Disks)
 	for i, d := range x.welcome.Disks {
 		c := x.beginComparing(i, d.Size)
@@ -81,7 +83,7 @@ func (x *session) compare(cause string) (differ bool, err error) {
 		x.Logger.Info("disk compared", "disk", d.ID.String(), "bytes", d.Size, "differ", bytes)
 	}
 	x.learned(x.welcome)
-	x.passed = !differ
+	x.passed = !differ && x.whole()
 	return differ, nil
 }
 
@@ -185,7 +187,7 @@ func (x *session) each(ctx context.Context, send over, progress bool) error {
 			return err
 		}
 	}
-	x.passed = true
+	x.passed = x.whole()
 	x.Metrics.pass()
 	return nil
 }

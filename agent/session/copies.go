@@ -46,7 +46,7 @@ func (x *session) readFrom(copies []quiesce.Copy) (end func() error, err error) 
 	var opened []*disk.Disk
 	end = func() error {
 		x.copied, x.beside = nil, ""
-		_, err := x.Tracker.Attach(trackedDisks(x.open))
+		_, err := x.Tracker.Attach(x.trackedDisks())
 		for _, d := range opened {
 			err = errors.Join(err, d.Close())
 		}
@@ -79,13 +79,4 @@ func (x *session) readFrom(copies []quiesce.Copy) (end func() error, err error) 
 	}
 	x.copied = overlays
 	return end, nil
-}
-
-// trackedDisks are the disks as a tracker takes them.
-func trackedDisks(open []*openDisk) []tracker.Disk {
-	out := make([]tracker.Disk, len(open))
-	for i, d := range open {
-		out[i] = d.Disk
-	}
-	return out
 }

@@ -47,6 +47,9 @@ func (x *session) cut(complete bool) (quiet bool, err error) {
 		}
 	}
 	quiet = c.Consistency != ident.NoConsistency
+	if quiet {
+		x.cutFree()
+	}
 	c.Complete, c.Final = complete, x.final && quiet
 	if err := x.end(c); err != nil {
 		return quiet, err
@@ -164,6 +167,7 @@ func (x *session) makeRoom() error {
 // sending the rest will. On a slow or throttled line a pass takes long, and what
 // changes meanwhile would have to go with the machine frozen.
 func (x *session) approach() (last time.Duration, err error) {
+	x.approachFree()
 	ctx, hurried := x.ctx, false
 	rounds := maxPasses
 	if x.Hooks.Copier != nil {
@@ -252,11 +256,12 @@ func (x *session) sendFrozen(hold *quiesce.Hold) (why, err error) {
 	defer cancel()
 	x.fixed = true
 	defer func() { x.fixed = false }()
+	x.frozenFree(hold)
 	for range maxPasses {
-		before := x.emitted
+		before, passed := x.emitted, x.passed
 		err := x.pass(ctx)
 		switch {
-		case err == nil && (!hold.Loose() || x.emitted == before):
+		case err == nil && (!hold.Loose() || passed && x.emitted == before):
 			return nil, nil
 		case err == nil:
 		case x.ctx.Err() != nil:
@@ -275,6 +280,7 @@ func (x *session) sendFrozen(hold *quiesce.Hold) (why, err error) {
 // runningCut reads the disks until a pass finds nothing that changed since the
 // pass before: at the moment between the two, the disks were as they were sent.
 func (x *session) runningCut(why string, passes int) (changeset.Cut, error) {
+	x.free.now.Use(nil)
 	for range passes {
 		c := changeset.Cut{SourceTime: now(), Consistency: ident.CrashConsistent, Note: note(why)}
 		before, passed := x.emitted, x.passed

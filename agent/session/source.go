@@ -5,6 +5,7 @@
 //	base.go     copying and comparing
 //	cut.go      making a recovery point
 //	group.go    making it at the same moment as the other machines of a consistency group
+//	free.go     leaving out what file systems have free
 //	copies.go   reading it from shadow copies
 //	set.go      one change set on the wire, and what became of it
 //	pack.go     extents become chunks: gathered, encoded, sent in order
@@ -44,6 +45,8 @@ type Options struct {
 	Hooks    *quiesce.Hooks
 	// Find gives the device or image file of a disk by its backing's uuid.
 	Find func(backingUUID string) (string, error)
+	// SkipFree: blocks that file systems have free are neither read nor sent.
+	SkipFree bool
 	// OpenCopy opens a shadow copy's device; nil: as a disk.
 	OpenCopy func(device string) (*disk.Disk, error)
 	Metrics  *Metrics
@@ -96,6 +99,7 @@ type Source struct {
 	sent       []*sentSet     // acknowledged after stored, oldest first
 	pending    []*sentSet     // ended, but nobody has said whether they arrived; oldest first
 
+	free    free
 	frozen  *frozen
 	scripts time.Time // when they are due again; zero: at the next cut
 
@@ -233,6 +237,7 @@ func (s *Source) forgetAll(cause string) {
 	if s.known {
 		s.unknown = cause
 	}
+	s.free.cut.Use(nil)
 	s.known, s.stored, s.position, s.sent, s.pending = false, ident.Position{}, ident.Position{}, nil, nil
 }
 
@@ -267,7 +272,7 @@ func (s *Source) arrange(order []changeset.Disk) error {
 		return fmt.Errorf("the server has %d disks of %d", len(sorted), len(s.open))
 	}
 	s.open = sorted
-	kept, err := s.Tracker.Attach(trackedDisks(s.open))
+	kept, err := s.Tracker.Attach(s.trackedDisks())
 	if err != nil {
 		return err
 	}

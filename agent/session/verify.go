@@ -9,6 +9,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"drover/agent/disk"
+	"drover/agent/freespace"
 	"drover/agent/verify"
 	"drover/datapath/checksum"
 	"drover/datapath/wire"
@@ -107,6 +108,10 @@ func (x *session) compareAll(ctx context.Context, order wire.Verify) (*wire.Veri
 			return result, fmt.Errorf("disk %s has %d bytes, the replica %d", d.ID, open.Size(), d.Size)
 		}
 		sizes[i], disks[i] = d.Size, verify.Disk{Size: d.Size, Seed: d.Seed, Open: open}
+		if x.SkipFree {
+			seen := freespace.NewDisk(open, i, &x.free.cut)
+			disks[i].Open, disks[i].Free = seen, seen.Free
+		}
 	}
 	if !x.comparison.Fits(order.ID, sizes) {
 		x.comparison = verify.New(order.ID, sizes)
@@ -121,7 +126,7 @@ func (x *session) compareAll(ctx context.Context, order wire.Verify) (*wire.Veri
 	}
 	result.TooMuch = tooMuch
 	for i, d := range found {
-		result.Disks[i] = wire.Compared{Differed: d.Differed, Mended: d.Mended, Busy: d.Busy, First: d.First}
+		result.Disks[i] = wire.Compared{Differed: d.Differed, Mended: d.Mended, Busy: d.Busy, Free: d.Free, First: d.First}
 	}
 	return result, nil
 }

@@ -59,6 +59,9 @@ type Disk struct {
 	Size int64
 	Seed uint64
 	Open Reader
+	// Free is how many bytes of some blocks read as zeros because they are free, whatever
+	// is in them; nil: none.
+	Free func(first, end int64) int64
 }
 
 // Query asks for checksums of the replica as of a point: the newest one, or with
@@ -83,6 +86,7 @@ type Replica interface {
 // Result is what was found on one disk, in bytes of whole blocks.
 type Result struct {
 	Differed, Mended, Busy int64
+	Free                   int64   // was not compared
 	First                  []int64 // offsets
 }
 
@@ -214,6 +218,9 @@ func (r *run) scan(ctx context.Context) error {
 	}
 	// Noted at once: a Run that ends before scans the window again.
 	r.waiting = append(r.waiting, differ...)
+	if d.Free != nil {
+		r.done[r.disk].Free += d.Free(w.First, w.First+int64(len(w.Sums)))
+	}
 	if r.block += int64(len(w.Sums)); r.block == w.Blocks {
 		r.disk, r.block = r.disk+1, 0
 	}

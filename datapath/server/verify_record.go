@@ -76,8 +76,8 @@ func (a *answering) plausible(c *comparison, result *wire.VerifyResult) error {
 		switch {
 		case covered < blocks && !result.TooMuch:
 			return notCompared("the agent compared %d blocks of %d of disk %d", covered, blocks, i)
-		case d.Differed > blocks*checksum.BlockSize || d.Busy > blocks*checksum.BlockSize:
-			return notCompared("the agent found more bytes of disk %d to differ than there are", i)
+		case d.Differed > blocks*checksum.BlockSize || d.Busy > blocks*checksum.BlockSize, d.Free > blocks*checksum.BlockSize:
+			return notCompared("the agent found more bytes of disk %d to differ, or to be free, than there are", i)
 		case slices.ContainsFunc(d.First, func(off int64) bool { return off >= a.header.Disks[i].Size }):
 			return notCompared("the agent found differences past the end of disk %d", i)
 		}
@@ -101,7 +101,7 @@ func (a *answering) record(ctx context.Context, c *comparison, result *wire.Veri
 	}
 	for i, found := range result.Disks {
 		d := stream.VerifiedDisk{ID: a.header.Disks[i].ID, Size: a.header.Disks[i].Size, Seed: a.header.Disks[i].Seed,
-			Differed: found.Differed, Mended: found.Mended, Busy: found.Busy, First: found.First}
+			Differed: found.Differed, Mended: found.Mended, Busy: found.Busy, Free: found.Free, First: found.First}
 		if j := slices.IndexFunc(point.Disks, func(p replica.Disk) bool { return p.ID == d.ID }); j >= 0 {
 			d.Name = point.Disks[j].Name
 		}

@@ -100,6 +100,9 @@ type VerifiedDisk struct {
 	Differed int64 `json:"differed"`
 	Mended   int64 `json:"mended"`
 	Busy     int64 `json:"busy"`
+	// Free is what was not compared because the source's file systems had it free at the
+	// cut: the replica has zeros there, and the source whatever was deleted.
+	Free int64 `json:"free,omitempty"`
 	// First is where the first differences were, at most a few.
 	First []int64 `json:"first,omitempty"`
 }

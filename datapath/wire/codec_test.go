@@ -129,7 +129,7 @@ func samples() []sample {
 			Consistency: 3, Complete: true, Final: true, Freeze: 1500 * time.Millisecond, Note: "vss", Group: &changeset.Group{Round: 0x1234}}}},
 		{fromAgent, &SumsQuery{Disk: 1, Level: 2, First: 1 << 33, Count: 8192}},
 		{fromAgent, &VerifyQuery{ID: 7, Settle: true, Disk: 1, Level: 2, First: 1 << 20, Count: 512, Done: 5 << 20, Total: 9 << 20}},
-		{fromAgent, &VerifyResult{ID: 7, TooMuch: true, Failed: "no", Disks: []Compared{{Differed: 8192, Mended: 4096, Busy: 12288, First: []int64{4096, 1 << 30}}, {}}}},
+		{fromAgent, &VerifyResult{ID: 7, TooMuch: true, Failed: "no", Disks: []Compared{{Differed: 8192, Mended: 4096, Busy: 12288, Free: 1 << 20, First: []int64{4096, 1 << 30}}, {}}}},
 		{fromAgent, &Reached{Round: 0x1234, Step: StepFreeze, Missed: "busy"}},
 		{fromAgent, &Pong{Time: at}},
 		{fromAgent, &Refuse{Code: CodeStopped, Detail: "bye", RetryAfter: time.Second}},
@@ -383,7 +383,7 @@ func TestCountsAreCheckedFirst(t *testing.T) {
 		{KindHello, outstanding.buf, "256 outstanding positions in 0 bytes"},
 		{KindEnd, times.buf, "times of 64 disks in 0 bytes"},
 		{KindVerifyResult, []byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 65, 0}, "results of 65 disks"},
-		{KindVerifyResult, append([]byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0}, append(make([]byte, 24), MaxFirst+1)...), "9 places of differences"},
+		{KindVerifyResult, append([]byte{1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0}, append(make([]byte, 32), MaxFirst+1)...), "9 places of differences"},
 	} {
 		_, err := Unmarshal(c.k, c.payload)
 		requireBadFrame(t, err, c.text)

@@ -11,7 +11,7 @@ import (
 const (
 	// MaxFirst bounds the places of differences that a result names per disk.
 	MaxFirst      = 8
-	comparedBytes = 8 + 8 + 8 + 1 + 8*MaxFirst
+	comparedBytes = 8 + 8 + 8 + 8 + 1 + 8*MaxFirst
 	maxTotal      = changeset.MaxDisks * changeset.MaxDiskSize
 )
 
@@ -101,6 +101,7 @@ func (m *VerifyResult) marshal(e *encoder) {
 		e.i64(c.Differed)
 		e.i64(c.Mended)
 		e.i64(c.Busy)
+		e.i64(c.Free)
 		e.u8(uint8(len(c.First)))
 		for _, f := range c.First {
 			e.i64(f)
@@ -118,7 +119,7 @@ func (m *VerifyResult) unmarshal(d *decoder) {
 		return
 	}
 	for range n {
-		c := Compared{Differed: d.i64(), Mended: d.i64(), Busy: d.i64()}
+		c := Compared{Differed: d.i64(), Mended: d.i64(), Busy: d.i64(), Free: d.i64()}
 		k := int(d.u8())
 		if k > MaxFirst {
 			d.fail("%d places of differences, at most %d", k, MaxFirst)
@@ -151,7 +152,7 @@ func (c Compared) validate() error {
 	if len(c.First) > MaxFirst {
 		return fmt.Errorf("%d places of differences, at most %d", len(c.First), MaxFirst)
 	}
-	for _, n := range append([]int64{c.Differed, c.Mended, c.Busy}, c.First...) {
+	for _, n := range append([]int64{c.Differed, c.Mended, c.Busy, c.Free}, c.First...) {
 		if n < 0 || n > changeset.MaxDiskSize || n%checksum.BlockSize != 0 {
 			return fmt.Errorf("%d bytes of a disk in a comparison", n)
 		}

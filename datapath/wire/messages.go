@@ -313,6 +313,7 @@ type VerifyResult struct {
 // Compared is what a comparison found on one disk, in bytes.
 type Compared struct {
 	Differed, Mended, Busy int64
+	Free                   int64   // was not compared: no file system had it in use
 	First                  []int64 // offsets of the first differences, at most MaxFirst
 }
 

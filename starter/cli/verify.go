@@ -230,13 +230,13 @@ func printRecord(w io.Writer, r stream.Record) {
 		r.PointTime.Local().Format(time.DateTime), r.Consistency, depth, r.Finished.Sub(r.Started).Round(100*time.Millisecond))
 	t := table.NewWriter()
 	t.SetOutputMirror(w)
-	t.AppendHeader(table.Row{"disk", "size", "differed", "mended", "busy", "first differences at", "digest"})
+	t.AppendHeader(table.Row{"disk", "size", "differed", "mended", "busy", "free, not compared", "first differences at", "digest"})
 	for _, d := range r.Disks {
 		first := make([]string, len(d.First))
 		for i, off := range d.First {
 			first[i] = fmt.Sprint(off)
 		}
-		t.AppendRow(table.Row{d.Name, size(d.Size), size(d.Differed), size(d.Mended), size(d.Busy), strings.Join(first, "\n"), d.Digest.String()[:16]})
+		t.AppendRow(table.Row{d.Name, size(d.Size), size(d.Differed), size(d.Mended), size(d.Busy), size(d.Free), strings.Join(first, "\n"), d.Digest.String()[:16]})
 	}
 	t.Render()
 }

@@ -65,6 +65,8 @@ type Rig struct {
 	Device  string            // of the first disk, instead of its image file
 	Devices map[string]string // of disks by their backing's uuid, instead of their image files
 	Hooks   *quiesce.Hooks
+	// SkipFree has the agent leave out what file systems have free.
+	SkipFree bool
 	// OpenCopy opens a shadow copy for the agent; nil: there are none.
 	OpenCopy func(device string) (*disk.Disk, error)
 	// Track wraps the agent's tracker; nil: as it is.
@@ -300,7 +302,7 @@ func (r *Rig) agent(target *atomic.Pointer[session.Target]) (*session.Source, fu
 	}
 	source := session.NewSource(session.Options{
 		Machine: r.Machine, Instance: Instance, Version: "test", Tracker: track, Hooks: r.Hooks,
-		Find: r.find, OpenCopy: r.OpenCopy, Metrics: r.Metrics, Logger: r.Log().With("side", "agent"),
+		Find: r.find, OpenCopy: r.OpenCopy, SkipFree: r.SkipFree, Metrics: r.Metrics, Logger: r.Log().With("side", "agent"),
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
