@@ -27,7 +27,7 @@ func parse(v string) (string, int64) {
 	}
 	name, number, _ := strings.Cut(v, ":")
 	n, err := strconv.ParseInt(number, 10, 64)
-	if err != nil || n < 1 || !slices.Contains(slices.Concat(Names, Enrolment, Freeze), name) {
+	if err != nil || n < 1 || !slices.Contains(slices.Concat(Names, Enrolment, Freeze, PageBlobNames), name) {
 		fmt.Fprintf(os.Stderr, "%s=%q: want a place and how often it is reached, as %s:1\n", Variable, v, Ack)
 		os.Exit(2)
 	}

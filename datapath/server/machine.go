@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"drover/datapath/cachestore"
 	"drover/datapath/changeset"
 	"drover/datapath/ident"
 	"drover/datapath/pipeline"
@@ -133,7 +134,10 @@ func (m *machine) openWriter(ctx context.Context, grant stream.Grant) error {
 		return err
 	}
 	if err := m.s.Cache.Fence(ctx, m.id, grant.Epoch); err != nil {
-		return fmt.Errorf("take the cache storage of machine %s: %w", m.id, errors.Join(err, replica.ErrFenced))
+		if errors.Is(err, cachestore.ErrFenced) {
+			err = errors.Join(err, replica.ErrFenced)
+		}
+		return fmt.Errorf("take the cache storage of machine %s: %w", m.id, err)
 	}
 	if w, err = m.s.Store.OpenWriter(ctx, grant.Epoch, spec); err != nil {
 		return err

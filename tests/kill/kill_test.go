@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -18,11 +19,14 @@ import (
 
 	"drover/agent/controlapi"
 	"drover/datapath/cachestore"
+	"drover/datapath/cachestore/blockblob"
 	"drover/datapath/failpoint"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/replica/pageblob"
 	"drover/datapath/spool"
 	pipe "drover/datapath/stream"
+	"drover/tests/azurite"
 	"drover/tests/rig"
 )
 
@@ -30,12 +34,15 @@ const (
 	dirVariable  = "DROVER_KILL_DIR"  // of the child
 	seedVariable = "DROVER_KILL_SEED" // of its load
 	longVariable = "DROVER_KILL_LONG" // rounds of its load
-	atOnce       = 2                  // children
-	lifeLimit    = time.Minute        // of a child
-	cadence      = 4 * time.Millisecond
-	beforeKill   = 400 // rounds, of which a few are enough to be killed
-	afterKill    = 3
-	held         = time.Hour
+	// azureVariable is the endpoint of its storage account, if it has no directories.
+	azureVariable = "DROVER_KILL_AZURE"
+	atOnce        = 2           // children
+	lifeLimit     = time.Minute // of a child
+	cadence       = 4 * time.Millisecond
+	azureCadence  = 40 * time.Millisecond
+	beforeKill    = 400 // rounds, of which a few are enough to be killed
+	afterKill     = 3
+	held          = time.Hour
 )
 
 // sizes of the machine's disks; the last block of the second is a short one.
@@ -51,8 +58,11 @@ var counts = []int{1, 2, 5, 0}
 const mostCount = 15
 
 // newRig is the machine in the directory, whose disks are made by who comes first.
-func newRig(t *testing.T, dir string) *rig.Rig {
+func newRig(t *testing.T, dir, azure string) *rig.Rig {
 	r := rig.New(t)
+	if azure != "" {
+		r.Stores = func() (replica.Store, cachestore.Store) { return containers(t, azure, dir) }
+	}
 	r.Dir, r.Machine, r.Retention = dir, ident.NewMachineID("vc", "killed"), retention
 	for i, size := range sizes {
 		uuid := string(rune('a' + i))
@@ -62,6 +72,41 @@ func newRig(t *testing.T, dir string) *rig.Rig {
 		require.NoError(t, errors.Join(f.Truncate(size), f.Close()))
 	}
 	return r
+}
+
+// containers are the stores in an emulator that lives longer than the processes.
+func containers(t *testing.T, endpoint, dir string) (replica.Store, cachestore.Store) {
+	t.Helper()
+	s, err := pageblob.Open(t.Context(), pageblob.Config{Account: azurite.AccountAt(endpoint, dir), Limits: azurite.Unlimited()})
+	require.NoError(t, err)
+	c, err := blockblob.Open(t.Context(), blockblob.Config{Account: azurite.AccountAt(endpoint, dir)})
+	require.NoError(t, err)
+	return s, c
+}
+
+var inAzure = flag.Bool("azure", false, "kill at every place of the page blob store, too (minutes)")
+
+// TestKilledAtEveryPlaceInAzure is the matrix of the page blob store.
+func TestKilledAtEveryPlaceInAzure(t *testing.T) {
+	if !failpoint.Enabled || !*inAzure {
+		t.Skip("not asked for: run make test-azure")
+	}
+	s, err := azurite.Start(t.Context(), "")
+	azurite.Need(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Stop()) })
+	room := make(chan struct{}, atOnce)
+	for _, place := range failpoint.PageBlobNames {
+		for _, count := range []int{1, 4} {
+			t.Run(fmt.Sprintf("%s:%d", place, count), func(t *testing.T) {
+				t.Parallel()
+				room <- struct{}{}
+				defer func() { <-room }()
+				dir := t.TempDir()
+				s.Account(t, dir)
+				kill(t, place, count, dir, s.Endpoint())
+			})
+		}
+	}
 }
 
 // TestKilledAtEveryPlace is the matrix.
@@ -79,7 +124,7 @@ func TestKilledAtEveryPlace(t *testing.T) {
 				t.Parallel()
 				room <- struct{}{}
 				defer func() { <-room }()
-				kill(t, place, count)
+				kill(t, place, count, t.TempDir(), "")
 			})
 		}
 	}
@@ -87,17 +132,16 @@ func TestKilledAtEveryPlace(t *testing.T) {
 
 // kill kills one process at the place, the next one at the same place if it gets
 // there, and has the third one go on.
-func kill(t *testing.T, place string, count int) {
+func kill(t *testing.T, place string, count int, dir, azure string) {
 	t.Helper()
-	dir := t.TempDir()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	told := &told{points: map[ident.Seq]string{}}
+	told := &told{points: map[ident.Seq]string{}, azure: azure}
 	require.True(t, told.child(t, dir, seed, beforeKill, fmt.Sprintf("%s:%d", place, count)), "the place was not reached %d times in %d rounds", count, beforeKill)
 	told.child(t, dir, seed+1, afterKill, place+":1")
 	require.False(t, told.child(t, dir, seed+2, afterKill, ""))
 	require.NotEmpty(t, told.points)
-	told.check(t, newRig(t, dir))
+	told.check(t, newRig(t, dir, azure))
 }
 
 // check compares the replica with all that was told of it.
@@ -120,9 +164,7 @@ func (o *told) check(t *testing.T, r *rig.Rig) {
 	require.NoError(t, err)
 	left, err := sp.List(r.Machine)
 	require.NoError(t, err)
-	cache, err := cachestore.NewDirectory(filepath.Join(r.Dir, "cache"))
-	require.NoError(t, err)
-	cached, err := cache.List(t.Context(), r.Machine)
+	cached, err := r.Cache().List(t.Context(), r.Machine)
 	require.NoError(t, err)
 	for _, e := range left { // a set may have come in while the server stopped
 		require.Greater(t, e.Seq, st.Position.Seq, "what is applied is in no spool")
@@ -136,6 +178,7 @@ func (o *told) check(t *testing.T, r *rig.Rig) {
 type told struct {
 	points map[ident.Seq]string
 	acked  ident.Seq
+	azure  string       // endpoint of the stores; empty: directories
 	rest   bytes.Buffer // what else it said
 }
 
@@ -146,7 +189,7 @@ func (o *told) child(t *testing.T, dir string, seed uint64, rounds int, at strin
 	ctx, cancel := context.WithTimeout(t.Context(), lifeLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestChild$", "-test.count=1")
-	cmd.Env = append(os.Environ(), dirVariable+"="+dir, fmt.Sprintf("%s=%d", seedVariable, seed), fmt.Sprintf("%s=%d", longVariable, rounds), failpoint.Variable+"="+at)
+	cmd.Env = append(os.Environ(), dirVariable+"="+dir, fmt.Sprintf("%s=%d", seedVariable, seed), fmt.Sprintf("%s=%d", longVariable, rounds), failpoint.Variable+"="+at, azureVariable+"="+o.azure)
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	cmd.Stderr = cmd.Stdout // one pipe for both
@@ -192,10 +235,14 @@ func TestChild(t *testing.T) {
 	_, err := fmt.Sscan(os.Getenv(seedVariable)+" "+os.Getenv(longVariable), &seed, &rounds)
 	require.NoError(t, err)
 	rnd := rand.New(rand.NewPCG(seed, 3))
-	r := newRig(t, dir)
+	azure, every := os.Getenv(azureVariable), cadence
+	if azure != "" {
+		every = azureCadence
+	}
+	r := newRig(t, dir, azure)
 	write(t, r, rnd)
 	r.StartServer()
-	r.Grant(1, cadence)
+	r.Grant(1, every)
 	r.StartAgent(1)
 	for range rounds {
 		write(t, r, rnd)

@@ -85,6 +85,8 @@ type Rig struct {
 	Group *pipe.Group
 	// Retention of the grants that follow; with Keep 0 the default.
 	Retention replica.Retention
+	// Stores opens the replica store and the cache storage; nil: directories on FS.
+	Stores func() (replica.Store, cachestore.Store)
 	// FS is where the server's files are; nil: the system's, in Dir.
 	FS vfs.FS
 	// IdleTimeout of both sides; 0: wire's.
@@ -205,19 +207,33 @@ func (r *Rig) fs() vfs.FS {
 	return vfs.OS
 }
 
-func (r *Rig) store() *file.Store {
+func (r *Rig) store() replica.Store {
 	r.T.Helper()
+	if r.Stores != nil {
+		store, _ := r.Stores()
+		return store
+	}
 	store, err := file.OpenFS(r.fs(), r.StoreDir())
 	require.NoError(r.T, err)
 	return store
 }
 
+// Cache is the cache storage as anybody may open it.
+func (r *Rig) Cache() cachestore.Store {
+	r.T.Helper()
+	if r.Stores != nil {
+		_, cache := r.Stores()
+		return cache
+	}
+	cache, err := cachestore.NewDirectoryFS(r.fs(), filepath.Join(r.Dir, "cache"))
+	require.NoError(r.T, err)
+	return cache
+}
+
 // StartServer runs the server, on the same address every time.
 func (r *Rig) StartServer() {
 	r.T.Helper()
-	store := r.store()
-	cache, err := cachestore.NewDirectoryFS(r.fs(), filepath.Join(r.Dir, "cache"))
-	require.NoError(r.T, err)
+	store, cache := r.store(), r.Cache()
 	config := server.Config{
 		Name: ServerPeer.Name, StateDir: r.StateDir(), TLS: r.CA.Server(ServerPeer), FS: r.fs(),
 		Store: store, Cache: cache, SpoolLimit: 1 << 30, Logger: r.Log().With("side", "server"),
@@ -229,6 +245,7 @@ func (r *Rig) StartServer() {
 	if r.Configure != nil {
 		r.Configure(&config)
 	}
+	var err error
 	r.Server, err = server.New(config)
 	require.NoError(r.T, err)
 	if r.Address == "" {
@@ -243,7 +260,11 @@ func (r *Rig) StartServer() {
 	r.stop = func() error {
 		cancel()
 		r.stop = nil
-		return errors.Join(<-done, store.Close())
+		err := <-done
+		if c, ok := store.(io.Closer); ok {
+			err = errors.Join(err, c.Close())
+		}
+		return err
 	}
 }
 
@@ -392,10 +413,20 @@ func (r *Rig) DigestAt(p replica.Point) string {
 // Digest is the content of all disks now.
 func (r *Rig) Digest() string {
 	r.T.Helper()
-	h := sha256.New()
+	var paths []string
 	for _, d := range r.Disks {
-		b, err := os.ReadFile(r.Path(d.BackingUUID))
-		require.NoError(r.T, err)
+		paths = append(paths, r.Path(d.BackingUUID))
+	}
+	return DigestOf(r.T, paths...)
+}
+
+// DigestOf is the content of image files, one after the other.
+func DigestOf(t *testing.T, paths ...string) string {
+	t.Helper()
+	h := sha256.New()
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		require.NoError(t, err)
 		h.Write(b)
 	}
 	return hex.EncodeToString(h.Sum(nil))

@@ -26,16 +26,6 @@ type Temporal struct {
 	Namespace string `yaml:"namespace"` // default "default"
 }
 
-// Store is where replicas are kept.
-type Store struct {
-	File string `yaml:"file"` // directory
-}
-
-// Cache is the cache storage.
-type Cache struct {
-	Directory string `yaml:"directory"`
-}
-
 // Target is where machines are failed over to.
 type Target struct {
 	Local LocalTarget `yaml:"local"`
@@ -120,8 +110,8 @@ func LoadConfigServer(file string) (*ConfigServer, error) {
 	d.hosts("$.advertise", c.Advertise)
 	d.listen("$.metrics", c.Metrics, false)
 	d.temporal(c.Temporal)
-	d.path("$.store.file", &c.Store.File)
-	d.path("$.cache.directory", &c.Cache.Directory)
+	d.oneOf("$.store", "file", &c.Store.File, c.Store.Azure)
+	d.oneOf("$.cache", "directory", &c.Cache.Directory, c.Cache.Azure)
 	d.path("$.target.local.directory", &c.Target.Local.Directory)
 	d.path("$.scripts", &c.Scripts)
 	d.path("$.secrets", &c.Secrets)
@@ -156,10 +146,13 @@ func LoadProcessServer(file string) (*ProcessServer, error) {
 	d.https("$.configServer", c.ConfigServer)
 	d.optionalPath(&c.TokenFile)
 	d.temporal(c.Temporal)
-	d.path("$.store.file", &c.Store.File)
-	d.path("$.cache.directory", &c.Cache.Directory)
+	d.oneOf("$.store", "file", &c.Store.File, c.Store.Azure)
+	d.oneOf("$.cache", "directory", &c.Cache.Directory, c.Cache.Azure)
 	if c.Spool.Limit < minSpoolLimit {
 		d.fail("$.spool.limit", "%s: want at least %s, a change set must fit", c.Spool.Limit, minSpoolLimit)
+	}
+	if c.Store.Azure != nil && c.Role == ident.RoleMasterTarget {
+		d.fail("$.store.azure", "a %s keeps what it needs beside the attached disks: want file", ident.RoleMasterTarget)
 	}
 	if c.DiskByID != "" && c.Role != ident.RoleMasterTarget {
 		d.fail("$.diskById", "only a %s has attached disks", ident.RoleMasterTarget)

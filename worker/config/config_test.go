@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -156,4 +157,34 @@ func TestBytes(t *testing.T) {
 	}
 	require.Equal(t, "2GiB", Bytes(2<<30).String())
 	require.Equal(t, "1025B", Bytes(1025).String())
+}
+
+func TestAzureAccounts(t *testing.T) {
+	const base = "name: ps-1\nrole: process-server\nstate: s\nlisten: \":9443\"\nadvertise: \"ps:9443\"\nconfigServer: \"https://cs:443\"\ntemporal: {address: \"t:7233\"}\n"
+	const fine = base + `store: {azure: {endpoint: "https://seed.blob.core.windows.net", container: seed, auth: {method: managed-identity, clientId: c}}}
+cache: {azure: {endpoint: "https://cache.privatelink.example", container: cache, auth: {method: sas, sasFile: ../secrets/cache.sas}, keep: 24h}}
+`
+	file, dir := write(t, fine)
+	c, err := LoadProcessServer(file)
+	require.NoError(t, err)
+	require.Equal(t, "seed", c.Store.Azure.Account().Container)
+	require.Equal(t, 24*time.Hour, c.Cache.Azure.Keep.D())
+	require.Equal(t, filepath.Join(dir, "secrets", "cache.sas"), c.Cache.Azure.Account().Auth.SASFile)
+	for wrong, part := range map[string][2]string{
+		"want https":        {"https://seed", "http://seed"},
+		"never sent over":   {"https://seed.blob.core.windows.net", "http://127.0.0.1:1/devstoreaccount1"},
+		"container":         {"container: seed", "container: Seed_1"},
+		"auth \"key\"":      {"managed-identity", "key"},
+		"on this machine":   {"managed-identity", "emulator-key"},
+		"want sasFile":      {", sasFile: ../secrets/cache.sas", ""},
+		"want one of them":  {"store: {azure", "store: {file: x, azure"},
+		"of the cache only": {"clientId: c}}", "clientId: c}, keep: 1h}"},
+		"want file":         {"role: process-server", "role: master-target"},
+	} {
+		text := strings.Replace(fine, part[0], part[1], 1)
+		require.NotEqual(t, fine, text)
+		file, _ := write(t, text)
+		_, err := LoadProcessServer(file)
+		require.ErrorContains(t, err, wrong, part[1])
+	}
 }

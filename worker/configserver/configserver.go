@@ -27,7 +27,6 @@ import (
 	"drover/activities/target/local"
 	"drover/activities/vsphere"
 	"drover/datapath/cachestore"
-	"drover/datapath/replica/file"
 	"drover/worker"
 	"drover/worker/ca"
 	"drover/worker/config"
@@ -35,6 +34,7 @@ import (
 	"drover/worker/controlserver/admin"
 	"drover/worker/registry"
 	"drover/worker/service"
+	"drover/worker/storage"
 	"drover/workflows/api"
 )
 
@@ -50,7 +50,7 @@ type server struct {
 	config   *config.ConfigServer
 	log      *slog.Logger
 	registry *registry.Registry
-	store    *file.Store
+	store    storage.Store
 	cache    cachestore.Store
 	api      *controlserver.Server
 	temporal *service.Temporal
@@ -68,11 +68,11 @@ func Run(ctx context.Context, c *config.ConfigServer, log *slog.Logger) (err err
 		return err
 	}
 	defer func() { err = errors.Join(err, s.registry.Close()) }()
-	if s.store, err = file.Open(c.Store.File); err != nil {
+	if s.store, err = storage.Open(ctx, c.Store); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.store.Close()) }()
-	if s.cache, err = cachestore.NewDirectory(c.Cache.Directory); err != nil {
+	if s.cache, err = storage.OpenCache(ctx, c.Cache); err != nil {
 		return err
 	}
 	metrics := service.Registry()

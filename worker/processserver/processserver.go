@@ -20,14 +20,13 @@ import (
 	"drover/activities/replication"
 	"drover/agent/controlapi"
 	"drover/agent/enrol"
-	"drover/datapath/cachestore"
 	"drover/datapath/health/monitor"
-	"drover/datapath/replica/file"
 	"drover/datapath/server"
 	"drover/datapath/throttle"
 	"drover/worker"
 	"drover/worker/config"
 	"drover/worker/service"
+	"drover/worker/storage"
 	"drover/workflows/api"
 )
 
@@ -41,7 +40,7 @@ type host struct {
 	log      *slog.Logger
 	identity *enrol.Identity
 	control  *controlapi.Client
-	store    *file.Store
+	store    storage.Store
 	streams  *server.Server
 	health   *monitor.Monitor
 	denied   *denyList
@@ -71,7 +70,7 @@ func Run(ctx context.Context, c *config.ProcessServer, log *slog.Logger) error {
 	}
 	metrics := service.Registry()
 	h := &host{config: c, log: log, identity: id, known: notEnrolled == nil}
-	if err := h.open(metrics); err != nil {
+	if err := h.open(ctx, metrics); err != nil {
 		return err
 	}
 	err = h.serve(ctx, metrics)
@@ -80,7 +79,7 @@ func Run(ctx context.Context, c *config.ProcessServer, log *slog.Logger) error {
 }
 
 // open opens store, cache and streams; nothing runs yet.
-func (h *host) open(metrics prometheus.Registerer) error {
+func (h *host) open(ctx context.Context, metrics prometheus.Registerer) error {
 	c := h.config
 	h.control = h.identity.ControlClient(c.ConfigServer, nil)
 	h.keys = newKeys(h.control)
@@ -88,11 +87,11 @@ func (h *host) open(metrics prometheus.Registerer) error {
 	if h.denied, err = openDenyList(c.State); err != nil {
 		return err
 	}
-	cache, err := cachestore.NewDirectory(c.Cache.Directory)
+	cache, err := storage.OpenCache(ctx, c.Cache)
 	if err != nil {
 		return err
 	}
-	if h.store, err = file.Open(c.Store.File); err != nil {
+	if h.store, err = storage.Open(ctx, c.Store); err != nil {
 		return err
 	}
 	limits, err := throttle.Compile(c.ThrottleRules())

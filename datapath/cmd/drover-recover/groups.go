@@ -30,7 +30,7 @@ func (a *app) groups() *cobra.Command {
 			"Written out from these points, the machines are as they were at one moment.",
 		Example: "  drover-recover groups --store /mnt/seed\n  drover-recover write db-1 --point 214 --store /mnt/seed --out /mnt/db-1",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := a.open()
+			s, err := a.open(cmd.Context())
 			if err != nil {
 				return err
 			}

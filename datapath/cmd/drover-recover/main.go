@@ -16,10 +16,12 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
+	"drover/datapath/azstorage"
 	"drover/datapath/ident"
 	"drover/datapath/recover"
 	"drover/datapath/replica"
 	"drover/datapath/replica/file"
+	"drover/datapath/replica/pageblob"
 )
 
 // version is set when the program is built.
@@ -67,6 +69,7 @@ func execute(ctx context.Context, args []string, out, errs io.Writer) int {
 type app struct {
 	store string
 	json  bool
+	auth  azstorage.Auth // of a store in Azure
 }
 
 func command() *cobra.Command {
@@ -76,10 +79,15 @@ func command() *cobra.Command {
 		Short: "Recover machines from a replica store alone",
 		Long: "Recover machines from a replica store alone: it needs no configuration server, no\n" +
 			"Temporal and no network. It reads the store; the one thing it writes there is a hold\n" +
-			"on the recovery point it reads.",
+			"on the recovery point it reads. A store in Azure is read by the container's URL, and with\n" +
+			"the network that leads there.",
 		SilenceUsage: true, SilenceErrors: true, Version: version,
 	}
-	root.PersistentFlags().StringVar(&a.store, "store", "", "directory of the store")
+	root.PersistentFlags().StringVar(&a.store, "store", "", "directory of the store, or URL of its container in Azure")
+	root.PersistentFlags().StringVar(&a.auth.Method, "azure-auth", azstorage.CLI, "who reads the container: cli, managed-identity, workload-identity, sas, or emulator-key")
+	root.PersistentFlags().StringVar(&a.auth.SASFile, "azure-sas-file", "", "file with the SAS, for --azure-auth sas")
+	root.PersistentFlags().StringVar(&a.auth.ClientID, "azure-client-id", "", "which managed or workload identity, when there are several")
+	root.PersistentFlags().StringVar(&a.auth.TenantID, "azure-tenant", "", "tenant, when it is not the one that is logged in to")
 	root.PersistentFlags().BoolVar(&a.json, "json", false, "print JSON for programs")
 	_ = root.MarkPersistentFlagRequired("store") // the flag is there
 	root.AddCommand(a.machines(), a.points(), a.groups(), a.plans(), a.plan(), a.write(), a.verify())
@@ -87,7 +95,13 @@ func command() *cobra.Command {
 }
 
 // open opens the store that is there; it never makes one.
-func (a *app) open() (*file.Store, error) {
+func (a *app) open(ctx context.Context) (replica.Store, error) {
+	if strings.HasPrefix(a.store, "https://") || strings.HasPrefix(a.store, "http://") {
+		at := strings.LastIndexByte(strings.TrimSuffix(a.store, "/"), '/')
+		return pageblob.Open(ctx, pageblob.Config{Account: azstorage.Account{
+			Endpoint: a.store[:at], Container: strings.TrimSuffix(a.store[at+1:], "/"), Auth: a.auth,
+		}})
+	}
 	if err := file.IsStore(a.store); err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
@@ -112,7 +126,7 @@ func (a *app) machines() *cobra.Command {
 		Use: "machines", Short: "List the machines of the store", Args: cobra.NoArgs,
 		Example: "  drover-recover machines --store /mnt/seed",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := a.open()
+			s, err := a.open(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -144,7 +158,7 @@ func (a *app) points() *cobra.Command {
 		Long:    "List a machine's recovery points, oldest first. MACHINE is its name or its id.",
 		Example: "  drover-recover points db-1 --store /mnt/seed",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.open()
+			s, err := a.open(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -210,7 +224,7 @@ func (a *app) plan() *cobra.Command {
 }
 
 func (a *app) readPlans(ctx context.Context) ([]recover.Plan, error) {
-	s, err := a.open()
+	s, err := a.open(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -228,7 +242,7 @@ func (a *app) write() *cobra.Command {
 		Example: "  drover-recover write db-1 --store /mnt/seed --out /mnt/recovered\n" +
 			"  drover-recover write db-1 --point 1041 --store /mnt/seed --out /mnt/recovered",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.open()
+			s, err := a.open(cmd.Context())
 			if err != nil {
 				return err
 			}

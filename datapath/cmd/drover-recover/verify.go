@@ -30,7 +30,7 @@ func (a *app) verify() *cobra.Command {
 		Example: "  drover-recover verify db-1 --store /mnt/seed --ca vault-ca.pem\n" +
 			"  drover-recover verify db-1 --point 1041 --record db-1.json --store /mnt/seed --ca vault-ca.pem",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := a.open()
+			s, err := a.open(cmd.Context())
 			if err != nil {
 				return err
 			}

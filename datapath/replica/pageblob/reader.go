@@ -10,6 +10,7 @@ import (
 	"drover/datapath/checksum"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/replica/pageblob/vhd"
 )
 
 const (
@@ -77,6 +78,26 @@ func (r *reader) openDisk(ctx context.Context, point ident.Seq, disk ident.DiskI
 	d.sums = &sumsCursor{s: s}
 	d.ctx, d.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	return d, nil
+}
+
+// SnapshotURL gives the snapshot that a disk is at a recovery point, for who makes a
+// managed disk from it: its URL, which holds no secret, and the size of the VHD's disk.
+func (s *Store) SnapshotURL(ctx context.Context, id ident.MachineID, point replica.Point, disk ident.DiskID) (url string, size int64, err error) {
+	m := s.machine(id)
+	mf, err := m.load(ctx)
+	if err != nil {
+		return "", 0, err
+	}
+	i := mf.point(point.ID)
+	if i < 0 || mf.State.Points[i].Position != point.Position {
+		return "", 0, fmt.Errorf("point %d of machine %s: %w", point.ID, id, replica.ErrNotFound)
+	}
+	at, ok := mf.Snapshots[i].Disks[disk]
+	j := slices.IndexFunc(mf.State.Points[i].Disks, func(d replica.Disk) bool { return d.ID == disk })
+	if !ok || j < 0 {
+		return "", 0, fmt.Errorf("disk %s at point %d of machine %s: %w", disk, point.ID, id, replica.ErrNotFound)
+	}
+	return s.c.Name() + "/" + m.diskName(disk) + "?snapshot=" + at.Disk, vhd.Size(mf.State.Points[i].Disks[j].Size), nil
 }
 
 // diskReader reads the snapshots of a disk and of its checksums. It is safe for
