@@ -124,6 +124,10 @@ groups: ## the order of writes over three machines at ROUNDS (300) points of the
 pg-points: setup-test ## recover PostgreSQL from POINTS (20) recovery points of a disk under pgbench; nothing acknowledged is missing
 	go test -count=1 -timeout 30m -v -run TestEveryAcknowledgedTransactionIsThere ./tests/pg -points $(POINTS)
 
+.PHONY: mysql-points
+mysql-points: ## recover MariaDB (apt-get install mariadb-server) from every point of a disk under writes; not part of make test
+	go test -count=1 -timeout 10m -v -run TestMySQL ./tests/pg
+
 .PHONY: freeze
 freeze: setup-test ## measure for LENGTH (60s) each for how long file systems are frozen, under pgbench and fio on ext4 and xfs
 	go test -count=1 -timeout 1h -v -run TestFreezeTimes ./tests/pg -length $(LENGTH)
