@@ -48,7 +48,7 @@ var planKinds = []struct {
 
 func (a *app) planRunCommand() *cobra.Command {
 	in := api.PlanRunInput{}
-	var wait bool
+	var wait, dry bool
 	var point pointFlags
 	chosen := make([]bool, len(planKinds))
 	cmd := &cobra.Command{
@@ -56,8 +56,9 @@ func (a *app) planRunCommand() *cobra.Command {
 		Short: "Run a plan",
 		Long: "Run a plan over all its machines: groups one after the other, the machines of a group at the same time.\n" +
 			"Without --wait it is started and its name is printed; see drover plan status. With --wait the steps are shown until\n" +
-			"the end, or until the run waits for a person (exit code 6).",
-		Example: "  drover plan run shop --test --wait\n  drover plan run shop --cleanup --wait\n  drover plan run shop --unplanned --reason \"site A burns\"",
+			"the end, or until the run waits for a person (exit code 6). With --dry-run nothing is done: what would be is shown, with\n" +
+			"the time it took in runs before, what has changed in the plan since it was tested, and why it would fail (exit code 1).",
+		Example: "  drover plan run shop --planned --dry-run\n  drover plan run shop --test --wait\n  drover plan run shop --cleanup --wait\n  drover plan run shop --unplanned --reason \"site A burns\"",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in.Plan, in.By = args[0], by()
@@ -77,6 +78,12 @@ func (a *app) planRunCommand() *cobra.Command {
 				return err
 			}
 			in.Point = r.Point
+			if dry && wait {
+				return &usageError{errors.New("--dry-run does nothing that could be waited for: leave out --wait")}
+			}
+			if dry {
+				return a.dryPlan(cmd.Context(), in)
+			}
 			return a.runPlan(cmd.Context(), in, wait)
 		},
 	}
@@ -84,6 +91,7 @@ func (a *app) planRunCommand() *cobra.Command {
 	for i, k := range planKinds {
 		f.BoolVar(&chosen[i], string(k.kind), false, k.help)
 	}
+	f.BoolVar(&dry, "dry-run", false, "show what the run would do, how long that took before, and what would fail; do nothing")
 	f.BoolVar(&wait, "wait", false, "wait for the end, showing the steps")
 	f.StringVar(&in.Network, "network", "", "test: isolated network instead of the machines' own")
 	f.StringVar(&in.Reason, "reason", "", "why; needed when a source cannot be shut down")
@@ -101,7 +109,7 @@ func (a *app) runPlan(ctx context.Context, in api.PlanRunInput, wait bool) error
 		known = known || p.Plan.Name == in.Plan
 	}
 	if !known {
-		return &notFoundError{fmt.Errorf("no plan %q; `drover plan list` lists them, `drover plan apply -f FILE` adds one", in.Plan)}
+		return unknownPlan(in.Plan)
 	}
 	id, err := a.startPlan(ctx, in)
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -240,10 +241,17 @@ func (d *demo) drill(ctx context.Context) error {
 }
 
 func (d *demo) failover(ctx context.Context) error {
+	dry, err := d.dryRun(ctx)
+	if err != nil {
+		return err
+	}
 	begun := time.Now()
 	run, err := d.plan(ctx, "planned")
 	if err != nil {
 		return err
+	}
+	if !slices.EqualFunc(dry, run.Steps, func(id string, s api.PlanStep) bool { return s.ID == id }) {
+		return fmt.Errorf("the dry run had the steps %v, the run %v", dry, run.Steps)
 	}
 	results := run.Results()
 	d.say("the plan took %s", run.RTO.D().Round(100*time.Millisecond))
@@ -256,6 +264,30 @@ func (d *demo) failover(ctx context.Context) error {
 		d.say("%s: RPO %s, RTO %s, point %d", m.Name, r.RPO.D().Round(time.Millisecond), r.RTO.D().Round(100*time.Millisecond), r.Point.ID)
 		return d.booted(ctx, m, r, "failover", begun)
 	})
+}
+
+// dryRun shows what the failover would do and gives its steps. Nothing may be in its
+// way, and the plan must be the one that the drill has tested.
+func (d *demo) dryRun(ctx context.Context) (steps []string, err error) {
+	args := []string{"plan", "run", planName, "--planned", "--dry-run"}
+	fmt.Println("      $ drover " + strings.Join(args, " "))
+	var dry struct {
+		Steps    []struct{ ID string }
+		Drill    string
+		Changes  []string
+		Problems []string
+	}
+	if err := d.DroverJSON(ctx, &dry, args...); err != nil {
+		return nil, err
+	}
+	if dry.Drill == "" || len(dry.Changes)+len(dry.Problems) > 0 {
+		return nil, fmt.Errorf("dry run: drill %q, changes %v, problems %v", dry.Drill, dry.Changes, dry.Problems)
+	}
+	for _, s := range dry.Steps {
+		steps = append(steps, s.ID)
+	}
+	d.say("dry run: %d steps, nothing in the way; unchanged since the drill %s", len(steps), dry.Drill)
+	return steps, nil
 }
 
 // evidence has the run's evidence written, and looks whether it has all that happened.

@@ -77,6 +77,25 @@ const (
 	PlanReenable  PlanKind = "reenable"
 )
 
+// ActionOf is what a kind of run does to its machines.
+func ActionOf(kind PlanKind) string {
+	switch kind {
+	case PlanTest:
+		return ActionTestFailover
+	case PlanCleanup:
+		return ActionCleanup
+	case PlanCommit:
+		return ActionCommit
+	case PlanReprotect:
+		return ActionReprotect
+	case PlanFailback:
+		return ActionFailback
+	case PlanReenable:
+		return ActionReenable
+	}
+	return ActionFailover
+}
+
 // PlanRunInput starts a run of a plan. Plan names one kept in the vault.
 type PlanRunInput struct {
 	Plan    string      `json:"plan"`
@@ -85,6 +104,8 @@ type PlanRunInput struct {
 	Network string      `json:"network,omitempty"`
 	By      string      `json:"by,omitempty"`
 	Reason  string      `json:"reason,omitempty"`
+	// DryRun lists the steps, with all checks that a run begins with, and does none.
+	DryRun bool `json:"dryRun,omitempty"`
 }
 
 // Names of a plan run's updates; each is also a signal with the same argument.

@@ -61,6 +61,10 @@ func Workflow(ctx workflow.Context, in api.PlanRunInput) (api.PlanStatus, error)
 	if err := r.compile(ctx); err != nil {
 		return r.end(ctx, err)
 	}
+	if in.DryRun {
+		r.status.Message = "a dry run: nothing was done"
+		return r.end(ctx, nil)
+	}
 	attribute := temporal.NewSearchAttributeKeyKeyword(api.SearchPlan).ValueSet(in.Plan)
 	if err := workflow.UpsertTypedSearchAttributes(ctx, attribute); err != nil {
 		return r.end(ctx, err)

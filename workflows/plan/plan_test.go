@@ -159,6 +159,22 @@ func TestPointsInCommon(t *testing.T) {
 	require.NotContains(t, strings.Join(w.log, " "), "choose", "a planned one makes last points of its own")
 }
 
+func TestDryRun(t *testing.T) {
+	w := newWorld(shop())
+	w.ExecuteWorkflow(Workflow, api.PlanRunInput{Plan: "shop", Kind: api.PlanPlanned, By: "anna", DryRun: true})
+	require.NoError(t, w.GetWorkflowError())
+	s := w.status(t)
+	require.Equal(t, stateDone, s.State)
+	require.Equal(t, "before/announce=pending 1/db-1=pending 1/after/checked=pending 2/app-1=pending 2/app-2=pending after/tell=pending", states(s))
+	require.Empty(t, w.log, "nothing was done")
+
+	wrong := shop()
+	wrong.Before = []api.PlanAction{script("absent")}
+	w = newWorld(wrong)
+	w.ExecuteWorkflow(Workflow, api.PlanRunInput{Plan: "shop", Kind: api.PlanPlanned, DryRun: true})
+	require.ErrorContains(t, w.GetWorkflowError(), "absent.sh is not in the script directory")
+}
+
 func TestOrderAndManualStep(t *testing.T) {
 	w := newWorld(shop())
 	w.RegisterDelayedCallback(func() {

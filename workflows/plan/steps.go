@@ -238,29 +238,10 @@ func (r *run) tryMachine(ctx workflow.Context, i int) error {
 		By:        r.in.By, Reason: r.in.Reason, PlanRun: r.id,
 		Planned: r.in.Kind == api.PlanPlanned, Point: choice, PointID: id, Network: r.in.Network,
 	}
-	out, err := call.MachineAction(ctx, api.MachineActionInput{Machine: s.machine.Machine, Action: actionOf(r.in.Kind), Request: request})
+	out, err := call.MachineAction(ctx, api.MachineActionInput{Machine: s.machine.Machine, Action: api.ActionOf(r.in.Kind), Request: request})
 	if err != nil {
 		return err
 	}
 	line.Result, line.Message = &out, out.Message
 	return nil
-}
-
-// actionOf is what a kind of run does to its machines.
-func actionOf(kind api.PlanKind) string {
-	switch kind {
-	case api.PlanTest:
-		return api.ActionTestFailover
-	case api.PlanCleanup:
-		return api.ActionCleanup
-	case api.PlanCommit:
-		return api.ActionCommit
-	case api.PlanReprotect:
-		return api.ActionReprotect
-	case api.PlanFailback:
-		return api.ActionFailback
-	case api.PlanReenable:
-		return api.ActionReenable
-	}
-	return api.ActionFailover
 }
