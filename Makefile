@@ -83,6 +83,15 @@ kill-matrix: ## agent and server killed with SIGKILL at every step that makes so
 	go test -tags failpoint -count=1 -timeout 5m -parallel 6 -run TestKilled ./tests/fault/
 	go test -count=1 -timeout 5m -run TestAgentKilledInTheFreeze ./agent/quiesce/freeze/ -kills 100
 
+.PHONY: test-azure
+test-azure: setup-test ## the page blob store and its cache on an emulator: conformance, faults, recovery, processes killed at every step
+	go test -count=1 -timeout 30m ./datapath/azstorage/ ./datapath/replica/pageblob/... ./datapath/cachestore/... ./tests/pageblob/ -rapid.checks=60
+	go test -tags failpoint -count=1 -timeout 60m -run InAzure ./tests/kill/ -azure
+
+.PHONY: bench-azure
+bench-azure: setup-test ## measure uploads to an emulator, beside a plain loop of 4 MiB requests
+	go test -run '^$$' -bench . -benchtime 1x -count 3 ./datapath/replica/pageblob
+
 .PHONY: e2e
 e2e: setup build ## the whole cycle, and every process killed once
 	DROVER_BIN=$(abspath $(BIN)) go test -count=1 -timeout 20m -v ./tests/e2e/...
