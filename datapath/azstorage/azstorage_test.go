@@ -48,27 +48,20 @@ func TestNoSecretInErrors(t *testing.T) {
 func TestPacerFollowsTheAccount(t *testing.T) {
 	p := NewPacer(Limits{Bytes: 1000, Requests: 100})
 	now := time.Now()
-	answer := func(status int, after string) *http.Response {
-		r := &http.Response{StatusCode: status, Header: http.Header{}}
-		if after != "" {
-			r.Header.Set("Retry-After", after)
-		}
-		return r
-	}
-	p.told(answer(503, "7"), now)
+	p.told(503, "7", now)
 	require.InDelta(t, 650, float64(p.bytes.Limit()), 1)
 	require.InDelta(t, 65, float64(p.requests.Limit()), 1)
 	require.Equal(t, now.Add(7*time.Second), p.until)
-	p.told(answer(429, ""), now.Add(cutEvery/2))
+	p.told(429, "", now.Add(cutEvery/2))
 	require.InDelta(t, 650, float64(p.bytes.Limit()), 1, "those under way tell of the same moment")
 	for i := range 100 {
-		p.told(answer(503, "86400"), now.Add(time.Duration(i+1)*cutEvery))
+		p.told(503, "86400", now.Add(time.Duration(i+1)*cutEvery))
 	}
 	require.InDelta(t, 1000*leastShare, float64(p.bytes.Limit()), 1, "never nothing")
 	require.LessOrEqual(t, time.Until(p.until), mostPause+200*time.Second, "a pause has a bound")
 	last := p.share
 	for i := range 2000 {
-		p.told(answer(201, ""), now.Add(time.Duration(1000+i)*growEvery))
+		p.told(201, "", now.Add(time.Duration(1000+i)*growEvery))
 		require.GreaterOrEqual(t, p.share, last)
 		last = p.share
 	}

@@ -93,7 +93,7 @@ func (pacePolicy) Do(req *policy.Request) (*http.Response, error) {
 		x.pacer.unanswered.Add(1)
 	}
 	if err == nil {
-		x.pacer.told(resp, time.Now())
+		x.pacer.told(resp.StatusCode, resp.Header.Get("Retry-After"), time.Now())
 	}
 	return resp, err
 }
@@ -116,17 +116,17 @@ func (p *Pacer) wait(ctx context.Context, n int) error {
 }
 
 // told takes what an answer says of the blob's load.
-func (p *Pacer) told(resp *http.Response, now time.Time) {
+func (p *Pacer) told(status int, retryAfter string, now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if resp.StatusCode != http.StatusServiceUnavailable && resp.StatusCode != http.StatusTooManyRequests {
+	if status != http.StatusServiceUnavailable && status != http.StatusTooManyRequests {
 		if p.share < 1 && now.Sub(p.changed) >= growEvery {
 			p.set(min(1, p.share+max(growBy*(1-p.share), 0.005)), now)
 		}
 		return
 	}
 	p.busy.Add(1)
-	if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && s > 0 {
+	if s, err := strconv.Atoi(retryAfter); err == nil && s > 0 {
 		if until := now.Add(min(time.Duration(s)*time.Second, mostPause)); until.After(p.until) {
 			p.until = until
 		}
