@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -22,13 +23,14 @@ import (
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	pipe "drover/datapath/stream"
+	"drover/tests/lab/guest"
 	"drover/tests/loop"
 	"drover/tests/rig"
 )
 
 const (
-	freeDisk = 96 << 20
-	garbage  = 40 << 20 // deleted before the machine is protected
+	freeDisk = 64 << 20
+	garbage  = 24 << 20 // deleted before the machine is protected
 	kept     = 3 << 20
 )
 
@@ -61,7 +63,7 @@ func newFreeRig(t *testing.T, kind string) *freeRig {
 	r.check = freeKinds[kind][1]
 	run(t, mkfs[0], append(mkfs[1:], r.Device)...)
 	run(t, "mount", r.Device, r.mount)
-	t.Cleanup(func() { run(t, "umount", r.mount) })
+	t.Cleanup(func() { unmount(t, r.mount) })
 	t.Cleanup(r.StopAgent)
 	for i := range garbage >> 20 {
 		r.file(fmt.Sprintf("deleted-%d", i), 1<<20)
@@ -126,7 +128,7 @@ func (r *freeRig) recovered(p replica.Point) map[string]string {
 	require.NoError(t, disk.Close())
 	run(t, "mount", "-o", r.options, path, at) // plays the journal back
 	got := digests(t, at)
-	run(t, "umount", at)
+	unmount(t, at)
 	run(t, r.check[0], append(r.check[1:], path)...)
 	return got
 }
@@ -139,6 +141,12 @@ func (r *freeRig) same() int64 {
 	require.Zero(r.T, d.Differed, "%+v", d)
 	require.LessOrEqual(r.T, d.Busy, int64(8*rig.Block))
 	return d.Free
+}
+
+// unmount waits for whoever looks at all mounts of the machine at this moment.
+func unmount(t *testing.T, point string) {
+	t.Helper()
+	require.Eventually(t, func() bool { return exec.Command(guest.Tool("umount"), point).Run() == nil }, rig.Limit, 10*time.Millisecond)
 }
 
 // during calls do once, while the first pass over the disks is half done.
