@@ -12,6 +12,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
 
 	"drover/activities/target"
+	"drover/datapath/replica/pageblob/vhd"
 	"drover/workflows/api"
 )
 
@@ -23,10 +24,17 @@ const (
 
 	aboutDisk = "disk "
 
+	// Bounds of a managed disk's size; an upload wants 20 MiB at least.
+	minDisk = 20 << 20
+	maxDisk = 32 << 40
+
 	maxSettle = 6 * time.Hour // for what another try began
 	// accessFor is how long a disk may be written to by its signed address.
 	accessFor = 12 * time.Hour
 )
+
+// rounded is the size of a managed disk for so many bytes.
+func rounded(size int64) int64 { return max(vhd.Size(size), minDisk) }
 
 // CreateDisk makes an empty disk that is to be filled through its signed address.
 func (c *Cloud) CreateDisk(ctx context.Context, ref target.Ref, spec target.DiskSpec) (target.Disk, error) {
@@ -39,7 +47,7 @@ func (c *Cloud) CreateDisk(ctx context.Context, ref target.Ref, spec target.Disk
 
 func (c *Cloud) emptyDisk(ctx context.Context, ref target.Ref, spec target.DiskSpec) (armcompute.Disk, error) {
 	return c.disk(ctx, ref, spec, &armcompute.CreationData{
-		CreateOption: to.Ptr(armcompute.DiskCreateOptionUpload), UploadSizeBytes: to.Ptr(rounded(spec.Size) + footerSize),
+		CreateOption: to.Ptr(armcompute.DiskCreateOptionUpload), UploadSizeBytes: to.Ptr(rounded(spec.Size) + vhd.FooterSize),
 	})
 }
 

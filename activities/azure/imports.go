@@ -17,6 +17,7 @@ import (
 	"drover/activities/target"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/replica/pageblob/vhd"
 	"drover/workflows/api"
 )
 
@@ -24,7 +25,7 @@ const (
 	maxCopies    = 3 // tries of one copy
 	storageScope = "https://storage.azure.com/.default"
 	// window is what is filled before it is noted how far it is.
-	window = 64 * mib
+	window = 64 << 20
 )
 
 // Imports says whether disks are made from the store's snapshots.
@@ -36,7 +37,7 @@ func (c *Cloud) ImportDisk(ctx context.Context, ref target.Ref, spec target.Disk
 	if err != nil {
 		return target.Disk{}, err
 	}
-	if from.Size != rounded(spec.Size) {
+	if from.Size != vhd.Size(spec.Size) {
 		return target.Disk{}, &target.Fault{Code: api.CodeReplicaDamaged, Text: fmt.Sprintf(
 			"disk %d has %d bytes at recovery point %d, and its blob %d", spec.Number, spec.Size, point.ID, from.Size)}
 	}
@@ -154,7 +155,7 @@ func (c *Cloud) fillFromURL(ctx context.Context, ref target.Ref, spec target.Dis
 	if err != nil {
 		return disk, err
 	}
-	journal, total, done := target.JournalOf(ctx), from.Size+footerSize, int64(0)
+	journal, total, done := target.JournalOf(ctx), from.Size, int64(0)
 	if value(made.Properties.DiskState) == armcompute.DiskStateActiveUpload { // not made anew
 		done = journal.Filled(disk.Name)
 	}
@@ -163,6 +164,9 @@ func (c *Cloud) fillFromURL(ctx context.Context, ref target.Ref, spec target.Dis
 			return disk, fault(err, "fill disk %s from its snapshot at %d", disk.Name, at)
 		}
 		journal.Fill(disk.Name, min(at+window, total), total)
+	}
+	if err := putFooter(ctx, to, spec.ID, rounded(spec.Size)); err != nil {
+		return disk, fault(err, "write the footer of disk %s", disk.Name)
 	}
 	if err := c.seal(ctx, disk.Name); err != nil {
 		return disk, err

@@ -11,10 +11,13 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"drover/activities/target"
+	"drover/datapath/ident"
+	"drover/datapath/replica/pageblob/vhd"
 )
 
 const (
-	maxPut = 4 * mib // of one request
+	maxPut   = 4 << 20 // of one request
+	pageSize = 512
 	// puts is how many requests are under way for one disk.
 	puts = 8
 )
@@ -23,7 +26,8 @@ const (
 type writer struct {
 	cloud *Cloud
 	disk  string // its name in Azure
-	size  int64  // without the footer
+	id    ident.DiskID
+	size  int64 // without the footer
 	to    *pageblob.Client
 	ctx   context.Context //nolint:containedctx // io.WriterAt has none
 	group *errgroup.Group
@@ -38,7 +42,7 @@ func (c *Cloud) OpenDisk(ctx context.Context, ref target.Ref, disk target.Disk) 
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(puts)
-	return &writer{cloud: c, disk: disk.Name, size: rounded(disk.Size), to: to, ctx: ctx, group: group}, nil
+	return &writer{cloud: c, disk: disk.Name, id: disk.ID, size: rounded(disk.Size), to: to, ctx: ctx, group: group}, nil
 }
 
 func (c *Cloud) openUpload(ctx context.Context, n string) (*pageblob.Client, error) {
@@ -81,11 +85,17 @@ func (w *writer) Finish(ctx context.Context) error {
 	if err := w.group.Wait(); err != nil {
 		return err
 	}
-	w.ctx = ctx // the group's ended with it
-	if err := w.put(footer(w.size), w.size); err != nil {
-		return err
+	if err := putFooter(ctx, w.to, w.id, w.size); err != nil {
+		return fault(err, "write the footer of disk %s", w.disk)
 	}
 	return w.cloud.seal(ctx, w.disk)
+}
+
+// putFooter writes what makes the disk's bytes a fixed VHD.
+func putFooter(ctx context.Context, to *pageblob.Client, id ident.DiskID, size int64) error {
+	f := vhd.Footer(size, id)
+	_, err := to.UploadPages(ctx, streaming.NopCloser(bytes.NewReader(f[:])), blob.HTTPRange{Offset: size, Count: vhd.FooterSize}, nil)
+	return err
 }
 
 // Close waits for what is under way.
