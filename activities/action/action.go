@@ -1,6 +1,6 @@
 // Package action runs what a recovery plan has between its machines: scripts of
-// the configuration server's script directory, without a shell, and webhooks of
-// its allow list.
+// the configuration server's script directory, without a shell, webhooks of its
+// allow list, and runbooks of the target's automation account.
 package action
 
 import (
@@ -40,9 +40,19 @@ type Config struct {
 	Scripts string
 	// Webhooks are the URL prefixes that plans may post to.
 	Webhooks []string
+	// Runbooks runs runbooks; nil where the target has none.
+	Runbooks Runbooks
 	// Client posts to webhooks; nil takes one that follows no redirects.
 	Client *http.Client
 	Logger *slog.Logger
+}
+
+// Runbooks are those of a target's automation account. Errors are for people.
+type Runbooks interface {
+	// CheckRunbook says why one cannot be run; it runs nothing.
+	CheckRunbook(ctx context.Context, name string) error
+	// Runbook runs one to its end; a later try finds what an earlier one started.
+	Runbook(ctx context.Context, in api.RunbookInput) (api.ActionOutput, error)
 }
 
 // Activities are the actions.
@@ -69,7 +79,7 @@ func New(c Config) (*Activities, error) {
 
 // Activities gives them by the names of the workflow API.
 func (a *Activities) Activities() map[string]any {
-	return map[string]any{api.ActCheckActions: a.Check, api.ActScript: a.Script, api.ActWebhook: a.Webhook}
+	return map[string]any{api.ActCheckActions: a.Check, api.ActScript: a.Script, api.ActWebhook: a.Webhook, api.ActRunbook: a.Runbook}
 }
 
 func invalid(format string, args ...any) error {
@@ -81,13 +91,17 @@ func failedAction(cause error, format string, args ...any) error {
 }
 
 // Check says which actions could not be run here, and why. It runs nothing.
-func (a *Activities) Check(_ context.Context, actions []api.LocatedAction) ([]api.FieldError, error) {
+func (a *Activities) Check(ctx context.Context, actions []api.LocatedAction) ([]api.FieldError, error) {
 	var wrong []api.FieldError
 	for _, l := range actions {
 		switch {
 		case l.Action.Script != nil:
 			if _, err := a.script(l.Action.Script.File); err != nil {
 				wrong = append(wrong, api.FieldError{Path: l.Path + ".script.file", Reason: reason(err)})
+			}
+		case l.Action.Runbook != nil:
+			if why := a.whyNot(ctx, l.Action.Runbook.Name); why != "" {
+				wrong = append(wrong, api.FieldError{Path: l.Path + ".runbook.name", Reason: why})
 			}
 		case l.Action.Webhook != nil:
 			if !a.allowed(l.Action.Webhook.URL) {
@@ -169,6 +183,35 @@ func environment(in api.ScriptInput) []string {
 		"PATH=" + os.Getenv("PATH"), "HOME=/", "LANG=C.UTF-8",
 		"DROVER_PLAN=" + in.Plan, "DROVER_RUN=" + in.Run, "DROVER_STEP=" + in.Step, "DROVER_KIND=" + string(in.Kind),
 	}
+}
+
+const noRunbooks = "the configuration server's target has no automation account"
+
+// whyNot says why a runbook cannot be run; "" when it can.
+func (a *Activities) whyNot(ctx context.Context, name string) string {
+	if a.config.Runbooks == nil {
+		return noRunbooks
+	}
+	if err := a.config.Runbooks.CheckRunbook(ctx, name); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+// Runbook runs a runbook to its end. It fails with the end of the output when the
+// job did not complete. Cancelled or out of time, the job is stopped.
+func (a *Activities) Runbook(ctx context.Context, in api.RunbookInput) (api.ActionOutput, error) {
+	if a.config.Runbooks == nil {
+		return api.ActionOutput{}, invalid("runbook %s: %s", in.Runbook.Name, noRunbooks)
+	}
+	ctx, stop := beat(ctx)
+	defer stop()
+	out, err := a.config.Runbooks.Runbook(ctx, in)
+	if err != nil {
+		return out, failedAction(nil, "%s", err)
+	}
+	a.config.Logger.Info("runbook ran", "runbook", in.Runbook.Name, "plan", in.Plan, "step", in.Step, "took", out.Took.String())
+	return out, nil
 }
 
 // Webhook posts JSON about the step. Anything but a 2xx answer is a failure; 4xx

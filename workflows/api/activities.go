@@ -59,6 +59,7 @@ const (
 
 	ActScript  = "action.Script"  // ScriptInput -> ActionOutput
 	ActWebhook = "action.Webhook" // WebhookInput -> ActionOutput
+	ActRunbook = "action.Runbook" // RunbookInput -> ActionOutput; of the target's automation account
 	ActNotify  = "notify.Send"    // Notification
 )
 
@@ -318,6 +319,28 @@ type WebhookInput struct {
 	Step    string        `json:"step"`
 	Kind    PlanKind      `json:"kind"`
 	Webhook WebhookAction `json:"webhook"`
+}
+
+// RunbookInput runs a plan's runbook.
+type RunbookInput struct {
+	Plan    string        `json:"plan"`
+	Run     string        `json:"run"`
+	Step    string        `json:"step"`
+	Kind    PlanKind      `json:"kind"`
+	Group   string        `json:"group,omitempty"` // empty: before or after all groups
+	Runbook RunbookAction `json:"runbook"`
+	// Machines of the group, or of the plan.
+	Machines []RunbookMachine `json:"machines,omitempty"`
+}
+
+// RunbookMachine is a machine as a runbook gets it.
+type RunbookMachine struct {
+	Machine ident.MachineID `json:"machine"`
+	Name    string          `json:"name"`
+	// TargetName and TargetRun name the machine on the target; empty before there is one.
+	TargetName string    `json:"targetName,omitempty"`
+	TargetRun  string    `json:"targetRun,omitempty"`
+	Point      ident.Seq `json:"point,omitempty"`
 }
 
 // ActionOutput is what an action printed (its end, at most 4 KiB) and came to.

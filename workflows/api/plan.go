@@ -28,11 +28,12 @@ type PlanMachine struct {
 	Optional bool   `json:"optional,omitempty"` // its failure does not stop the plan
 }
 
-// PlanAction is a script, webhook or manual pause; exactly one of the three.
+// PlanAction is a script, webhook, runbook or manual pause; exactly one of them.
 type PlanAction struct {
 	Name    string         `json:"name"`
 	Script  *ScriptAction  `json:"script,omitempty"`
 	Webhook *WebhookAction `json:"webhook,omitempty"`
+	Runbook *RunbookAction `json:"runbook,omitempty"`
 	Manual  *ManualAction  `json:"manual,omitempty"`
 	// On limits it to some kinds of run; empty is all of test, planned, unplanned
 	// and failback.
@@ -54,6 +55,13 @@ type ScriptAction struct {
 // WebhookAction posts JSON to a URL of the configuration server's allow list.
 type WebhookAction struct {
 	URL string `json:"url"`
+}
+
+// RunbookAction runs a runbook of the target's automation account. It gets the
+// parameter RecoveryPlanContext besides its own.
+type RunbookAction struct {
+	Name       string            `json:"name"`
+	Parameters map[string]string `json:"parameters,omitempty"`
 }
 
 // ManualAction waits for a person.

@@ -32,7 +32,12 @@ const (
 	MaxRetentionStep = 16
 	MaxActionRetries = 20
 	MaxActionTimeout = 7 * 24 * time.Hour
+	MaxParameters    = 32 // of a runbook
+	MaxParameter     = 4096
 )
+
+// runbookForm is Azure Automation's.
+var runbookForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`)
 
 var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
@@ -241,6 +246,10 @@ func (c *checker) action(path string, a PlanAction) {
 			c.fail(path+".webhook.url", "want an http or https URL")
 		}
 	}
+	if a.Runbook != nil {
+		kinds++
+		c.runbook(path+".runbook", *a.Runbook)
+	}
 	if a.Manual != nil {
 		kinds++
 		if strings.TrimSpace(a.Manual.Instructions) == "" {
@@ -248,7 +257,7 @@ func (c *checker) action(path string, a PlanAction) {
 		}
 	}
 	if kinds != 1 {
-		c.fail(path, "want exactly one of script, webhook and manual, found %d", kinds)
+		c.fail(path, "want exactly one of script, webhook, runbook and manual, found %d", kinds)
 	}
 	for i, k := range a.On {
 		switch k {
@@ -267,5 +276,19 @@ func (c *checker) action(path string, a PlanAction) {
 	case "", "stop", "continue", "ask":
 	default:
 		c.fail(path+".onError", "%q: want stop, continue or ask", a.OnError)
+	}
+}
+
+func (c *checker) runbook(path string, r RunbookAction) {
+	if !runbookForm.MatchString(r.Name) {
+		c.fail(path+".name", "%q: want the name of a runbook: a letter, then up to 62 letters, digits, _ and -", r.Name)
+	}
+	if len(r.Parameters) > MaxParameters {
+		c.fail(path+".parameters", "%d parameters, at most %d", len(r.Parameters), MaxParameters)
+	}
+	for k, v := range r.Parameters {
+		if k == "" || k == "RecoveryPlanContext" || len(k)+len(v) > MaxParameter {
+			c.fail(path+".parameters", "%q: want a name that is not RecoveryPlanContext, and up to %d characters with its value", k, MaxParameter)
+		}
 	}
 }

@@ -82,6 +82,11 @@ func Webhook(ctx workflow.Context, in api.WebhookInput, timeout time.Duration, r
 	return run[api.ActionOutput](ctx, api.ActWebhook, planAction(timeout, retries), in)
 }
 
+// Runbook runs a plan's runbook, under the same rules.
+func Runbook(ctx workflow.Context, in api.RunbookInput, timeout time.Duration, retries int) (api.ActionOutput, error) {
+	return run[api.ActionOutput](ctx, api.ActRunbook, planAction(timeout, retries), in)
+}
+
 func planAction(timeout time.Duration, retries int) workflow.ActivityOptions {
 	o := control()
 	o.StartToCloseTimeout = timeout

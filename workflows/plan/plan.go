@@ -38,6 +38,7 @@ type run struct {
 	id     string // workflow id
 	status api.PlanStatus
 	steps  []step
+	groups int
 	// decisions by step, not yet taken up
 	decided   map[string]decision
 	cancelled string // by whom; "" is not
@@ -233,6 +234,7 @@ func (r *run) compile(ctx workflow.Context) error {
 	if wrong := api.ValidatePlan(p); len(wrong) > 0 {
 		return fault.New(api.CodeInvalid, "plan %s: %s", p.Name, wrong[0].Error())
 	}
+	r.groups = len(p.Groups)
 	r.actions("before", -1, p.Before)
 	for i, g := range p.Groups {
 		at := fmt.Sprintf("%d", i+1)

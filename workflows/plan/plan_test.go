@@ -78,12 +78,20 @@ func newWorld(plan api.Plan) *world {
 		return out, w.do(fmt.Sprintf("choose %s of %d machines", in.Choice, len(in.Machines)))
 	})
 	reg(api.ActReleasePoint, func(in api.ReleasePointInput) error { return w.do(fmt.Sprintf("release %d", in.Point)) })
+	reg(api.ActRunbook, func(in api.RunbookInput) (api.ActionOutput, error) {
+		names := in.Group
+		for _, m := range in.Machines {
+			names += " " + m.Name + "=" + m.TargetRun
+		}
+		return api.ActionOutput{Output: "ran"}, w.do("runbook " + in.Step + " " + in.Runbook.Name + ": " + names)
+	})
 	reg(api.ActMachineAction, func(in api.MachineActionInput) (api.ActionResult, error) {
 		w.mu.Lock()
 		w.actions = append(w.actions, in)
 		w.mu.Unlock()
 		name := strings.Split(in.Request.RequestID, "/")[3]
-		return api.ActionResult{Name: name, Message: "fine"}, w.do(in.Action + " " + name)
+		target := &api.TargetMachine{Name: name, Tags: map[string]string{"drover-run": "run-" + name}}
+		return api.ActionResult{Name: name, Message: "fine", Target: target}, w.do(in.Action + " " + name)
 	})
 	return w
 }
@@ -327,4 +335,37 @@ func TestNothingStartsWhenAScriptIsMissing(t *testing.T) {
 	var wrong []api.FieldError
 	require.NoError(t, check.GetWorkflowResult(&wrong))
 	require.Equal(t, "after[1].script.file", wrong[0].Path)
+}
+
+func TestRunbooksGetTheirMachines(t *testing.T) {
+	book := func(name string) []api.PlanAction {
+		return []api.PlanAction{{Name: name, Runbook: &api.RunbookAction{Name: "Tell"}}}
+	}
+	p := shop()
+	p.Before, p.After = book("first"), book("last")
+	p.Groups[0].After, p.Groups[1].Before = nil, book("between")
+	w := newWorld(p)
+	require.NoError(t, w.run(api.PlanPlanned))
+	var got []string
+	for _, l := range w.log {
+		if strings.HasPrefix(l, "runbook") {
+			got = append(got, l)
+		}
+	}
+	require.Equal(t, []string{
+		"runbook before/first Tell:  db-1= app-1= app-2=",
+		"runbook 2/before/between Tell: app app-1= app-2=",
+		"runbook after/last Tell:  db-1=run-db-1 app-1=run-app-1 app-2=run-app-2",
+	}, got)
+	require.Contains(t, states(w.status(t)), "after/last=done")
+}
+
+func TestRunbookFields(t *testing.T) {
+	p := shop()
+	for name, ok := range map[string]bool{"Open-Port": true, "": false, "1st": false, "a/b": false, strings.Repeat("a", 64): false} {
+		p.Before = []api.PlanAction{{Name: "x", Runbook: &api.RunbookAction{Name: name}}}
+		require.Equal(t, ok, len(api.ValidatePlan(p)) == 0, name)
+	}
+	p.Before[0].Runbook = &api.RunbookAction{Name: "a", Parameters: map[string]string{"RecoveryPlanContext": "mine"}}
+	require.Len(t, api.ValidatePlan(p), 1)
 }

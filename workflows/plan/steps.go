@@ -15,6 +15,7 @@ import (
 const (
 	kindScript  = "script"
 	kindWebhook = "webhook"
+	kindRunbook = "runbook"
 	kindManual  = "manual"
 	kindMachine = "machine"
 )
@@ -40,6 +41,8 @@ func kindOf(a api.PlanAction) string {
 		return kindScript
 	case a.Webhook != nil:
 		return kindWebhook
+	case a.Runbook != nil:
+		return kindRunbook
 	}
 	return kindManual
 }
@@ -214,12 +217,45 @@ func (r *run) try(ctx workflow.Context, i int) error {
 		line.Message = out.Output
 		return err
 	}
+	if line.Kind == kindRunbook {
+		out, err := call.Runbook(ctx, r.runbook(i), limit(timeout), s.action.Retries)
+		line.Message = out.Output
+		return err
+	}
 	out, err := call.Webhook(ctx, api.WebhookInput{
 		Plan: r.in.Plan, Run: r.id, Step: line.ID, Kind: r.in.Kind, Webhook: *s.action.Webhook,
 	}, limit(timeout), s.action.Retries)
 	line.Message = out.Output
 	return err
 }
+
+// runbook is what the step's runbook gets: the machines of its group, or all, as they
+// are by now.
+func (r *run) runbook(i int) api.RunbookInput {
+	s, line := r.steps[i], r.status.Steps[i]
+	in := api.RunbookInput{Plan: r.in.Plan, Run: r.id, Step: line.ID, Kind: r.in.Kind, Runbook: *s.action.Runbook}
+	for j, other := range r.steps {
+		if other.machine == nil || s.group >= 0 && s.group < r.groups && other.group != s.group {
+			continue
+		}
+		l := r.status.Steps[j]
+		m := api.RunbookMachine{Machine: other.machine.Machine, Name: l.Name}
+		if s.group == other.group {
+			in.Group = l.Group
+		}
+		if l.Result != nil && l.Result.Target != nil {
+			m.TargetName, m.TargetRun = l.Result.Target.Name, l.Result.Target.Tags[tagRun]
+		}
+		if l.Result != nil && l.Result.Point != nil {
+			m.Point = l.Result.Point.ID
+		}
+		in.Machines = append(in.Machines, m)
+	}
+	return in
+}
+
+// tagRun is the tag of target machines that names the run they were made in.
+const tagRun = "drover-run"
 
 func limit(timeout time.Duration) time.Duration {
 	if timeout == 0 {
