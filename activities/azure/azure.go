@@ -49,13 +49,6 @@ const (
 	retryMost      = time.Minute
 )
 
-// Snapshot is a disk at a recovery point, as a snapshot of a page blob that is a
-// fixed VHD.
-type Snapshot struct {
-	URL  string // with ?snapshot=, and nothing secret
-	Size int64  // of the disk, without the footer
-}
-
 // Account is the storage account of the snapshots.
 type Account struct {
 	ID       string // resource id
@@ -65,8 +58,9 @@ type Account struct {
 // Snapshots finds the snapshots that a recovery point is made of; errors as a
 // replica.Store gives them. The store of page blobs does.
 type Snapshots interface {
-	Snapshot(ctx context.Context, machine ident.MachineID, point replica.Point, disk ident.DiskID) (Snapshot, error)
-	Account() Account
+	// SnapshotURL gives a disk at a point, as a snapshot of a page blob that is a fixed
+	// VHD: its address, which holds no secret, and the size without the footer.
+	SnapshotURL(ctx context.Context, machine ident.MachineID, point replica.Point, disk ident.DiskID) (url string, size int64, err error)
 }
 
 // Config of the target.
@@ -82,6 +76,7 @@ type Config struct {
 	// the store and sent.
 	Way       string
 	Snapshots Snapshots
+	Account   Account
 	// Copies is the container, in the account of the snapshots, for the blobs to
 	// import; empty: DefaultCopies.
 	Copies string
@@ -162,6 +157,8 @@ func (c *Config) complete() error {
 		return fmt.Errorf("azure: location %q: want a region's short name, such as westeurope", c.Location)
 	case c.Snapshots != nil && c.Way != WayImport && c.Way != WayUpload:
 		return fmt.Errorf("azure: disks %q: want %s or %s", c.Way, WayImport, WayUpload)
+	case c.Snapshots != nil && c.Way == WayImport && (c.Account.ID == "" || c.Account.Endpoint == ""):
+		return errors.New("azure: to import disks, name the storage account of the replicas by its resource id and its endpoint")
 	}
 	if c.NetworkGroup == "" {
 		c.NetworkGroup = c.ResourceGroup

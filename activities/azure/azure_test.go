@@ -39,17 +39,13 @@ type world struct {
 	heard   map[string]time.Time // by hardware uuid
 }
 
-func (w *world) Snapshot(_ context.Context, _ ident.MachineID, p replica.Point, disk ident.DiskID) (azure.Snapshot, error) {
+func (w *world) SnapshotURL(_ context.Context, _ ident.MachineID, p replica.Point, disk ident.DiskID) (string, int64, error) {
 	for i, d := range p.Disks {
 		if d.ID == disk {
-			return azure.Snapshot{URL: w.urls[i], Size: diskSize}, nil
+			return w.urls[i], diskSize, nil
 		}
 	}
-	return azure.Snapshot{}, replica.ErrNotFound
-}
-
-func (w *world) Account() azure.Account {
-	return azure.Account{ID: azurearm.ID("storage", "Microsoft.Storage/storageAccounts", seeds), Endpoint: w.URL + "/blob/" + seeds}
+	return "", 0, replica.ErrNotFound
 }
 
 // vhd is a disk with data here and there, as a fixed VHD.
@@ -93,6 +89,7 @@ func newWorld(t *testing.T, way string) *world {
 	}
 	if way != "" {
 		w.config.Way, w.config.Snapshots = way, w
+		w.config.Account = azure.Account{ID: azurearm.ID("storage", "Microsoft.Storage/storageAccounts", seeds), Endpoint: w.URL + "/blob/" + seeds}
 	}
 	return w
 }

@@ -28,18 +28,25 @@ const (
 	window = 64 << 20
 )
 
+// snapshot is a disk at a point, in the store.
+type snapshot struct {
+	url  string
+	size int64 // without the footer
+}
+
 // Imports says whether disks are made from the store's snapshots.
 func (c *Cloud) Imports() bool { return c.Snapshots != nil }
 
 // ImportDisk makes the disk from the point's snapshot, in the way that is configured.
 func (c *Cloud) ImportDisk(ctx context.Context, ref target.Ref, spec target.DiskSpec, machine ident.MachineID, point replica.Point) (target.Disk, error) {
-	from, err := c.Snapshots.Snapshot(ctx, machine, point, spec.ID)
-	if err != nil {
+	var from snapshot
+	var err error
+	if from.url, from.size, err = c.Snapshots.SnapshotURL(ctx, machine, point, spec.ID); err != nil {
 		return target.Disk{}, err
 	}
-	if from.Size != vhd.Size(spec.Size) {
+	if from.size != vhd.Size(spec.Size) {
 		return target.Disk{}, &target.Fault{Code: api.CodeReplicaDamaged, Text: fmt.Sprintf(
-			"disk %d has %d bytes at recovery point %d, and its blob %d", spec.Number, spec.Size, point.ID, from.Size)}
+			"disk %d has %d bytes at recovery point %d, and its blob %d", spec.Number, spec.Size, point.ID, from.size)}
 	}
 	if c.Way == WayUpload {
 		return c.fillFromURL(ctx, ref, spec, from)
@@ -49,7 +56,7 @@ func (c *Cloud) ImportDisk(ctx context.Context, ref target.Ref, spec target.Disk
 
 // importCopy copies the snapshot to a blob and imports that: Azure imports no
 // snapshots. The blob goes as soon as the disk is there.
-func (c *Cloud) importCopy(ctx context.Context, ref target.Ref, spec target.DiskSpec, from Snapshot) (target.Disk, error) {
+func (c *Cloud) importCopy(ctx context.Context, ref target.Ref, spec target.DiskSpec, from snapshot) (target.Disk, error) {
 	files, err := c.copies()
 	if err != nil {
 		return target.Disk{}, err
@@ -62,7 +69,7 @@ func (c *Cloud) importCopy(ctx context.Context, ref target.Ref, spec target.Disk
 		}
 	}
 	d, err := c.disk(ctx, ref, spec, &armcompute.CreationData{
-		CreateOption: to.Ptr(armcompute.DiskCreateOptionImport), SourceURI: &address, StorageAccountID: to.Ptr(c.Snapshots.Account().ID),
+		CreateOption: to.Ptr(armcompute.DiskCreateOptionImport), SourceURI: &address, StorageAccountID: &c.Account.ID,
 	})
 	if err != nil {
 		return target.Disk{}, err
@@ -78,7 +85,7 @@ func (c *Cloud) importCopy(ctx context.Context, ref target.Ref, spec target.Disk
 
 // copies opens the container for copies in the account of the snapshots.
 func (c *Cloud) copies() (*container.Client, error) {
-	files, err := container.NewClient(strings.TrimRight(c.Snapshots.Account().Endpoint, "/")+"/"+c.Copies, c.Credential, &container.ClientOptions{ClientOptions: c.options()})
+	files, err := container.NewClient(strings.TrimRight(c.Account.Endpoint, "/")+"/"+c.Copies, c.Credential, &container.ClientOptions{ClientOptions: c.options()})
 	if err != nil {
 		return nil, fault(err, "open the container %s", c.Copies)
 	}
@@ -87,7 +94,7 @@ func (c *Cloud) copies() (*container.Client, error) {
 
 // copySnapshot makes sure that the copy is there. The copy is done by Azure, and
 // goes on whatever becomes of us.
-func (c *Cloud) copySnapshot(ctx context.Context, ref target.Ref, spec target.DiskSpec, from Snapshot, address string) error {
+func (c *Cloud) copySnapshot(ctx context.Context, ref target.Ref, spec target.DiskSpec, from snapshot, address string) error {
 	b, err := pageblob.NewClient(address, c.Credential, &pageblob.ClientOptions{ClientOptions: c.options()})
 	if err != nil {
 		return fault(err, "open the copy of disk %d", spec.Number)
@@ -96,10 +103,10 @@ func (c *Cloud) copySnapshot(ctx context.Context, ref target.Ref, spec target.Di
 		p, err := b.GetProperties(ctx, nil)
 		status := value(p.CopyStatus)
 		switch {
-		case err == nil && status == blob.CopyStatusTypeSuccess && sameSource(value(p.CopySource), from.URL):
+		case err == nil && status == blob.CopyStatusTypeSuccess && sameSource(value(p.CopySource), from.url):
 			return nil
 		case err == nil && status == blob.CopyStatusTypePending:
-			target.JournalOf(ctx).Fill("copy of "+diskName(ref, spec.Number), 0, from.Size)
+			target.JournalOf(ctx).Fill("copy of "+diskName(ref, spec.Number), 0, from.size)
 			if err := pause(ctx, c.Poll); err != nil {
 				return err
 			}
@@ -110,7 +117,7 @@ func (c *Cloud) copySnapshot(ctx context.Context, ref target.Ref, spec target.Di
 		if tries++; tries > maxCopies {
 			return &target.Fault{Code: api.CodeTarget, Text: fmt.Sprintf("copy disk %d of %s: Azure gave the copy up %d times (%s)", spec.Number, ref.Name, maxCopies, status)}
 		}
-		if _, err := b.StartCopyFromURL(ctx, from.URL, &blob.StartCopyFromURLOptions{Metadata: copyTags(spec)}); err != nil {
+		if _, err := b.StartCopyFromURL(ctx, from.url, &blob.StartCopyFromURLOptions{Metadata: copyTags(spec)}); err != nil {
 			return fault(err, "copy disk %d of %s from its snapshot", spec.Number, ref.Name)
 		}
 	}
@@ -141,13 +148,13 @@ func (c *Cloud) deleteCopy(ctx context.Context, files *container.Client, n strin
 }
 
 // fillFromURL makes an empty disk and has Azure fill it from the snapshot.
-func (c *Cloud) fillFromURL(ctx context.Context, ref target.Ref, spec target.DiskSpec, from Snapshot) (target.Disk, error) {
+func (c *Cloud) fillFromURL(ctx context.Context, ref target.Ref, spec target.DiskSpec, from snapshot) (target.Disk, error) {
 	made, err := c.emptyDisk(ctx, ref, spec)
 	disk := describe(made, spec)
 	if err != nil || disk.Filled {
 		return disk, err
 	}
-	source, err := pageblob.NewClient(from.URL, c.Credential, &pageblob.ClientOptions{ClientOptions: c.options()})
+	source, err := pageblob.NewClient(from.url, c.Credential, &pageblob.ClientOptions{ClientOptions: c.options()})
 	if err != nil {
 		return disk, fault(err, "open the snapshot of disk %d", spec.Number)
 	}
@@ -155,12 +162,12 @@ func (c *Cloud) fillFromURL(ctx context.Context, ref target.Ref, spec target.Dis
 	if err != nil {
 		return disk, err
 	}
-	journal, total, done := target.JournalOf(ctx), from.Size, int64(0)
+	journal, total, done := target.JournalOf(ctx), from.size, int64(0)
 	if value(made.Properties.DiskState) == armcompute.DiskStateActiveUpload { // not made anew
 		done = journal.Filled(disk.Name)
 	}
 	for at := done; at < total; at = min(at+window, total) {
-		if err := c.fillWindow(ctx, to, source, from.URL, at, min(window, total-at)); err != nil {
+		if err := c.fillWindow(ctx, to, source, from.url, at, min(window, total-at)); err != nil {
 			return disk, fault(err, "fill disk %s from its snapshot at %d", disk.Name, at)
 		}
 		journal.Fill(disk.Name, min(at+window, total), total)

@@ -28,6 +28,9 @@ func (a *app) protectCommand() *cobra.Command {
 			if in.Target.Network == "" || policy == "" {
 				return &usageError{errors.New("--policy and --network are needed")}
 			}
+			if wrong := api.ValidateTarget(in.Target); len(wrong) > 0 {
+				return &usageError{wrong[0]}
+			}
 			p, err := a.policyNamed(cmd.Context(), policy)
 			if err != nil {
 				return err
@@ -48,6 +51,12 @@ func (a *app) protectCommand() *cobra.Command {
 	f.StringVar(&in.Target.TestNetwork, "test-network", "", "isolated network for test failovers")
 	f.StringVar(&in.Target.Size, "target-size", "", "size of the target machine (default: the smallest that fits)")
 	f.StringVar(&in.Target.Address, "target-address", "", "IP address that the target machine keeps")
+	f.StringSliceVar(&in.Target.FallBackSizes, "fall-back-sizes", nil, "sizes to take in order when there is no room for --target-size")
+	f.StringVar(&in.Target.AddressPolicy, "address-policy", "", "when --target-address is taken: refuse (default) or next")
+	f.StringVar(&in.Target.Zone, "zone", "", "availability zone of the target machine")
+	f.StringVar(&in.Target.AvailabilitySet, "availability-set", "", "availability set of the target machine, instead of a zone")
+	f.StringVar(&in.Target.DiskType, "disk-type", "", "type of the target machine's disks, as the target calls it")
+	f.StringVar(&in.Target.Health, "health", "", "what shows that the started machine is up: running (default), agent, command or tcp:PORT")
 	f.StringVar(&in.Site, "site", "", "site whose process servers take the machine")
 	f.StringSliceVar(&in.Exclude, "exclude", nil, "disks not to protect: labels or backing uuids")
 	return cmd

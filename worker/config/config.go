@@ -26,9 +26,10 @@ type Temporal struct {
 	Namespace string `yaml:"namespace"` // default "default"
 }
 
-// Target is where machines are failed over to.
+// Target is where machines are failed over to: one of these.
 type Target struct {
-	Local LocalTarget `yaml:"local"`
+	Local LocalTarget  `yaml:"local"`
+	Azure *AzureTarget `yaml:"azure"`
 }
 
 // LocalTarget is a target side made of files on this machine.
@@ -112,7 +113,7 @@ func LoadConfigServer(file string) (*ConfigServer, error) {
 	d.temporal(c.Temporal)
 	d.oneOf("$.store", "file", &c.Store.File, c.Store.Azure)
 	d.oneOf("$.cache", "directory", &c.Cache.Directory, c.Cache.Azure)
-	d.path("$.target.local.directory", &c.Target.Local.Directory)
+	d.target(&c.Target)
 	d.path("$.scripts", &c.Scripts)
 	d.path("$.secrets", &c.Secrets)
 	d.urls("$.webhooks.allow", c.Webhooks.Allow)

@@ -188,3 +188,40 @@ cache: {azure: {endpoint: "https://cache.privatelink.example", container: cache,
 		require.ErrorContains(t, err, wrong, part[1])
 	}
 }
+
+func azureTarget(lines string) string {
+	return strings.Replace(configServer, "target: {local: {directory: ../target}}\n", "target:\n  azure:\n"+lines, 1)
+}
+
+const someAzure = `    subscription: 99999999-8888-7777-6666-555555555555
+    resourceGroup: recovery
+    location: westeurope
+    auth: {method: client-secret, tenantId: t, clientId: c, secretFile: ../secrets/azure}
+    endpoints: {authority: "https://login.example", manager: "https://manage.example", ca: ca.pem}
+`
+
+func TestAzureTarget(t *testing.T) {
+	require.NotEqual(t, configServer, azureTarget(""))
+	file, dir := write(t, azureTarget(someAzure))
+	c, err := LoadConfigServer(file)
+	require.NoError(t, err)
+	require.Equal(t, filepath.Join(dir, "secrets", "azure"), c.Target.Azure.Auth.SecretFile)
+	require.Equal(t, filepath.Join(dir, "etc", "ca.pem"), c.Target.Azure.Endpoints.CA)
+	for _, tc := range []struct{ old, now, what string }{
+		{"recovery", "a/b", "resourceGroup"},
+		{"westeurope", "West Europe", "short name"},
+		{"99999999", "9", "subscription"},
+		{"client-secret", "password", "method"},
+		{"https://manage.example", "http://manage.example", "manager"},
+		{"    location", "    disks: magic\n    location", "import or upload"},
+		{"tenantId: t, ", "", "wants tenantId"},
+		{"    location", "    storageAccount: seeds\n    location", "resource id"},
+	} {
+		file, _ := write(t, azureTarget(strings.Replace(someAzure, tc.old, tc.now, 1)))
+		_, err := LoadConfigServer(file)
+		require.ErrorContains(t, err, tc.what)
+	}
+	file, _ = write(t, strings.Replace(azureTarget(someAzure), "  azure:", "  local: {directory: ../target}\n  azure:", 1))
+	_, err = LoadConfigServer(file)
+	require.ErrorContains(t, err, "want one of them")
+}

@@ -24,7 +24,6 @@ import (
 	"drover/activities/notify"
 	"drover/activities/replication"
 	"drover/activities/target"
-	"drover/activities/target/local"
 	"drover/activities/vsphere"
 	"drover/datapath/cachestore"
 	"drover/worker"
@@ -127,15 +126,15 @@ func (s *server) activities() ([]worker.Activities, error) {
 	if err != nil {
 		return nil, err
 	}
-	actions, err := action.New(action.Config{Scripts: c.Scripts, Webhooks: c.Webhooks.Allow, Logger: s.log})
+	cloud, runbooks, err := s.target()
+	if err != nil {
+		return nil, err
+	}
+	actions, err := action.New(action.Config{Scripts: c.Scripts, Webhooks: c.Webhooks.Allow, Runbooks: runbooks, Logger: s.log})
 	if err != nil {
 		return nil, err
 	}
 	notifier, err := notify.New(c.Notify.Webhook, s.log)
-	if err != nil {
-		return nil, err
-	}
-	cloud, err := local.Open(c.Target.Local.Directory)
 	if err != nil {
 		return nil, err
 	}
