@@ -40,7 +40,7 @@ func TestPlansThatAreRefused(t *testing.T) {
 		{"goal below nothing", "name: shop\nrto: -5m\ngroups:\n  - {name: db, machines: [{name: a}]}\n", ":2:6: rto: -5m0s: want 0 (no goal) or more"},
 		{"no machines at all", "name: shop\ngroups:\n  - name: db\n", "groups[0].machines: group db is empty"},
 		{"missing script", "name: shop\nbefore:\n  - name: x\n    script: {args: [a]}\ngroups:\n  - {name: db, machines: [{name: a}]}\n", "before[0].script.file: \"\": want the plain name"},
-		{"no action", "name: shop\nbefore:\n  - name: x\ngroups:\n  - {name: db, machines: [{name: a}]}\n", "want exactly one of script, webhook and manual"},
+		{"no action", "name: shop\nbefore:\n  - name: x\ngroups:\n  - {name: db, machines: [{name: a}]}\n", "want exactly one of script, webhook, runbook and manual"},
 		{"wrong duration", "name: shop\nbefore:\n  - name: x\n    timeout: soon\n    script: {file: a}\ngroups:\n  - {name: db, machines: [{name: a}]}\n", "soon"},
 		{"not YAML", "name: [\n", "f.yaml"},
 		{"two documents", "name: a\n---\nname: b\n", "2 YAML documents"},

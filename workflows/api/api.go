@@ -176,42 +176,6 @@ type VMNIC struct {
 	Network string `json:"network"`
 }
 
-// Target says what a machine becomes on the target side.
-type Target struct {
-	Size        string            `json:"size,omitempty"` // empty: the smallest that fits
-	Network     string            `json:"network"`
-	Subnet      string            `json:"subnet"`
-	TestNetwork string            `json:"testNetwork"`
-	Address     string            `json:"address,omitempty"` // static IP to keep
-	Tags        map[string]string `json:"tags,omitempty"`
-	// FallBackSizes are taken in order when there is no room for Size.
-	FallBackSizes []string `json:"fallBackSizes,omitempty"`
-	// AddressPolicy says what to do when Address is taken: AddressRefuse (the
-	// default) or AddressNext.
-	AddressPolicy string `json:"addressPolicy,omitempty"`
-	// Zone, or the availability set, of the machine; not both.
-	Zone            string `json:"zone,omitempty"`
-	AvailabilitySet string `json:"availabilitySet,omitempty"`
-	DiskType        string `json:"diskType,omitempty"` // as the target calls it; empty: its default
-	// Health says what shows that a started machine is up: HealthRunning (the
-	// default), HealthAgent, HealthCommand, or HealthTCP with a port ("tcp:22").
-	Health string `json:"health,omitempty"`
-}
-
-// What to do when the address to keep is taken.
-const (
-	AddressRefuse = "refuse"
-	AddressNext   = "next"
-)
-
-// Evidence that a machine is up.
-const (
-	HealthRunning = "running" // the target says that it runs
-	HealthAgent   = "agent"   // its agent has called home
-	HealthCommand = "command" // a command ran inside of it
-	HealthTCP     = "tcp"     // a port answers: "tcp:22"
-)
-
 // ServerStatus is a process server or master target as the configuration server
 // knows it.
 type ServerStatus struct {

@@ -2,9 +2,7 @@ package api
 
 import (
 	"fmt"
-	"net/netip"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -150,33 +148,6 @@ func (c *checker) window(at string, w Window) {
 	for _, p := range w.Check() {
 		c.fail(at+p.Path, "%s", p.Reason)
 	}
-}
-
-// ValidateTarget gives all that is wrong with what a machine is to become.
-func ValidateTarget(t Target) []FieldError {
-	c := &checker{}
-	if len(t.FallBackSizes) > MaxFallBackSizes || len(t.FallBackSizes) > 0 && t.Size == "" {
-		c.fail("fallBackSizes", "%d sizes: want up to %d, and a size to fall back from", len(t.FallBackSizes), MaxFallBackSizes)
-	}
-	switch t.AddressPolicy {
-	case "", AddressRefuse, AddressNext:
-	default:
-		c.fail("addressPolicy", "%q: want %s or %s", t.AddressPolicy, AddressRefuse, AddressNext)
-	}
-	if _, err := netip.ParseAddr(t.Address); t.Address != "" && err != nil {
-		c.fail("address", "%q: want an IP address", t.Address)
-	}
-	if t.Zone != "" && t.AvailabilitySet != "" {
-		c.fail("zone", "a machine is in a zone or in an availability set, not both")
-	}
-	kind, port, tcp := strings.Cut(t.Health, ":")
-	n, err := strconv.Atoi(port)
-	switch {
-	case kind == HealthTCP && tcp && err == nil && n > 0 && n < 1<<16:
-	case tcp || kind != "" && kind != HealthRunning && kind != HealthAgent && kind != HealthCommand:
-		c.fail("health", "%q: want %s, %s, %s or %s:PORT", t.Health, HealthRunning, HealthAgent, HealthCommand, HealthTCP)
-	}
-	return c.errs
 }
 
 // ValidatePlan gives all that is wrong with a plan; nothing means that it may be
