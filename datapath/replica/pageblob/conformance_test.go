@@ -14,7 +14,7 @@ import (
 
 // modelChecks are the random lives that the model plays here, unless -rapid.checks says
 // otherwise: each costs half a second on the emulator.
-const modelChecks = "8"
+const modelChecks = "4"
 
 func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.checks", modelChecks); err != nil { // a default: the command line is read later
