@@ -1,7 +1,6 @@
 package api
 
 import (
-	"net/netip"
 	"strconv"
 	"strings"
 )
@@ -52,9 +51,6 @@ func ValidateTarget(t Target) []FieldError {
 	case "", AddressRefuse, AddressNext:
 	default:
 		c.fail("addressPolicy", "%q: want %s or %s", t.AddressPolicy, AddressRefuse, AddressNext)
-	}
-	if _, err := netip.ParseAddr(t.Address); t.Address != "" && err != nil {
-		c.fail("address", "%q: want an IP address", t.Address)
 	}
 	if t.Zone != "" && t.AvailabilitySet != "" {
 		c.fail("zone", "a machine is in a zone or in an availability set, not both")

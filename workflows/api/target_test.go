@@ -15,7 +15,6 @@ func TestValidateTarget(t *testing.T) {
 		{Target{Size: "a", FallBackSizes: []string{"b"}, Address: "10.0.0.9", AddressPolicy: AddressNext, Zone: "1", Health: "tcp:22"}, ""},
 		{Target{AvailabilitySet: "set", Health: HealthAgent}, ""},
 		{Target{FallBackSizes: []string{"b"}}, "fallBackSizes"},
-		{Target{Address: "ten"}, "address"},
 		{Target{AddressPolicy: "any"}, "addressPolicy"},
 		{Target{Zone: "1", AvailabilitySet: "set"}, "zone"},
 		{Target{Health: "tcp"}, "health"},
