@@ -273,3 +273,19 @@ func TestTornSetIsReadAgain(t *testing.T) {
 	p := l.w.State().Points
 	rt.CheckDisk(t, l.reader(), p[len(p)-1].ID, d.ID, l.images[p[len(p)-1].ID][0])
 }
+
+// TestSnapshotURL names what a managed disk is made from: the point's own snapshot.
+func TestSnapshotURL(t *testing.T) {
+	l := newLab(t)
+	p, d := l.w.State().Points[1], l.spec.Disks[0].ID
+	w, _ := l.w.(*Writer)
+	url, size, err := l.store.SnapshotURL(t.Context(), l.spec.Machine, p, d)
+	require.NoError(t, err)
+	require.Equal(t, l.store.c.Name()+"/"+w.m.diskName(d)+"?snapshot="+w.mf.Snapshots[1].Disks[d].Disk, url)
+	require.Equal(t, int64(1<<20), size)
+	p.Position.Digest[0] ^= 1
+	_, _, err = l.store.SnapshotURL(t.Context(), l.spec.Machine, p, d)
+	require.ErrorIs(t, err, replica.ErrNotFound, "a point of another history")
+	_, _, err = l.store.SnapshotURL(t.Context(), l.spec.Machine, l.w.State().Points[1], ident.DiskID{1})
+	require.ErrorIs(t, err, replica.ErrNotFound)
+}
