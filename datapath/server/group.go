@@ -40,7 +40,7 @@ type group struct {
 	members []*machine // as of the last look, by name
 	running bool
 	next    time.Time // when a round is due
-	tried   time.Time // a round with scripts was begun last
+	tried   time.Time // scripts were run in a round last
 	scripts time.Time // the last one that succeeded
 	known   bool      // scripts is
 	moments []*moment // not applied by all yet, oldest first
@@ -164,8 +164,11 @@ func (s *Server) runGroup(ctx context.Context, g *group) {
 	if ctx.Err() != nil {
 		return
 	}
-	if len(missed) == 0 && r.scripts {
-		g.scripts = begin
+	if r.ran {
+		g.tried = begin
+		if len(missed) == 0 {
+			g.scripts = begin
+		}
 	}
 	s.noteMissed(g, missed)
 }
@@ -178,11 +181,7 @@ func (g *group) scriptsDue(now time.Time, every time.Duration) bool {
 	if !g.known {
 		g.scripts, g.known = lastScripts(g), true
 	}
-	if now.Sub(g.scripts) < every || now.Sub(g.tried) < min(every, groupScriptsAgain) {
-		return false
-	}
-	g.tried = now
-	return true
+	return now.Sub(g.scripts) >= every && now.Sub(g.tried) >= min(every, groupScriptsAgain)
 }
 
 // lastScripts gives when a round with scripts succeeded last, as the replicas have it.

@@ -23,6 +23,7 @@ type round struct {
 	id      ident.Round
 	group   string
 	scripts bool
+	ran     bool // scripts
 	seats   []*seat
 
 	mu      sync.Mutex
@@ -70,9 +71,11 @@ func (r *round) run(ctx context.Context, c cadence) []stream.Missing {
 		if len(missing) > 0 || ctx.Err() != nil {
 			break
 		}
+		r.ran = r.scripts && b.Step == wire.StepReady || r.ran
 		r.order(b)
 		missing = r.await(ctx, b)
 	}
+	r.scripts = r.ran // else nobody has run them: a round soon will
 	if len(missing) > 0 || ctx.Err() != nil {
 		r.order(wire.Barrier{Step: wire.StepAlone})
 		return missing

@@ -217,7 +217,7 @@ func requireShortFreezes(t *testing.T, all []*machine) {
 	t.Helper()
 	for _, m := range all {
 		for _, p := range m.Points() {
-			require.Less(t, p.Freeze, freezeLimit, "%s: point %d", m.Name, p.ID)
+			require.Less(t, p.Freeze, freezeLimit+thawing, "%s: point %d", m.Name, p.ID)
 		}
 	}
 }

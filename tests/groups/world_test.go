@@ -29,6 +29,7 @@ const (
 	diskBytes   = 8 << 20
 	cadence     = 100 * time.Millisecond
 	freezeLimit = 2 * time.Second
+	thawing     = time.Second // the guard thaws at the limit, and that is part of the freeze
 )
 
 // TestMain is also the guard process of freezes.
