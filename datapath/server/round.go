@@ -127,7 +127,10 @@ func (s *seat) tell(b wire.Barrier, m *moment) {
 	}
 	s.m.mu.Lock()
 	defer s.m.mu.Unlock()
-	s.session.barrier, s.session.together = b, m
+	s.session.barrier = b
+	if m != nil { // until then the one before stays: its cut may be on the line still
+		s.session.together = m
+	}
 	s.session.wake()
 }
 
@@ -244,6 +247,9 @@ func (x *session) grouped(c changeset.Cut) changeset.Cut {
 	if named == nil || m == nil || named.Round != m.Round || c.Consistency < ident.FileSystemConsistent {
 		return c
 	}
+	x.m.mu.Lock()
+	x.together = nil // one cut is
+	x.m.mu.Unlock()
 	g := m.Group
 	c.Group, c.ClockOffset = &g, m.at.Sub(c.SourceTime)
 	return c
