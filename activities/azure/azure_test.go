@@ -241,8 +241,15 @@ func TestCleanUpLeavesOthersAlone(t *testing.T) {
 	})
 	_, err = w.create(mine)
 	require.NoError(t, err)
-	// What a try left that died in a copy is found too.
 	require.NoError(t, w.activities().DeleteMachine(t.Context(), ref(mine)))
+	require.ElementsMatch(t, append(before, foreign), w.left())
+
+	third := input("failover/3")
+	w.Inject(azurearm.Fault{Method: "PUT", Path: "/Microsoft.Compute/disks/", Status: 400, Code: "InvalidParameter"})
+	_, err = w.create(third)
+	require.Error(t, err)
+	require.Len(t, w.Blobs(seeds, azure.DefaultCopies), 1, "a copy was left")
+	require.NoError(t, w.activities().DeleteMachine(t.Context(), ref(third)))
 	require.ElementsMatch(t, append(before, foreign), w.left())
 }
 
