@@ -2,7 +2,9 @@ package api
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -287,7 +289,8 @@ func (c *checker) runbook(path string, r RunbookAction) {
 	if len(r.Parameters) > MaxParameters {
 		c.fail(path+".parameters", "%d parameters, at most %d", len(r.Parameters), MaxParameters)
 	}
-	for k, v := range r.Parameters {
+	for _, k := range slices.Sorted(maps.Keys(r.Parameters)) {
+		v := r.Parameters[k]
 		if k == "" || k == "RecoveryPlanContext" || len(k)+len(v) > MaxParameter {
 			c.fail(path+".parameters", "%q: want a name that is not RecoveryPlanContext, and up to %d characters with its value", k, MaxParameter)
 		}
