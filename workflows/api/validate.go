@@ -2,7 +2,6 @@ package api
 
 import (
 	"fmt"
-	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -282,6 +281,18 @@ func (c *checker) action(path string, a PlanAction) {
 	}
 }
 
+// names are the parameters', sorted.
+//
+//workflowcheck:ignore
+func names(parameters map[string]string) []string {
+	out := make([]string, 0, len(parameters))
+	for k := range parameters {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
+
 func (c *checker) runbook(path string, r RunbookAction) {
 	if !runbookForm.MatchString(r.Name) {
 		c.fail(path+".name", "%q: want the name of a runbook: a letter, then up to 62 letters, digits, _ and -", r.Name)
@@ -289,7 +300,7 @@ func (c *checker) runbook(path string, r RunbookAction) {
 	if len(r.Parameters) > MaxParameters {
 		c.fail(path+".parameters", "%d parameters, at most %d", len(r.Parameters), MaxParameters)
 	}
-	for _, k := range slices.Sorted(maps.Keys(r.Parameters)) {
+	for _, k := range names(r.Parameters) {
 		v := r.Parameters[k]
 		if k == "" || k == "RecoveryPlanContext" || len(k)+len(v) > MaxParameter {
 			c.fail(path+".parameters", "%q: want a name that is not RecoveryPlanContext, and up to %d characters with its value", k, MaxParameter)
