@@ -365,7 +365,7 @@ func TestFollowOthers(t *testing.T) {
 	_, err = s.Follow([]changes.Device{about(a), about(a)})
 	require.ErrorContains(t, err, "named twice")
 	_, err = s.Follow([]changes.Device{{Path: "/dev/none", Major: 4095, Minor: 7, Size: 1}})
-	require.ErrorContains(t, err, "follow the writes to /dev/none: the kernel has no block device 4095:7")
+	require.ErrorContains(t, err, "follow the writes to /dev/none: there is no block device 4095:7")
 }
 
 // TestTwoSources lets two follow the same disk.
