@@ -57,11 +57,11 @@ demo: setup build ## the whole life of a three-machine application on real disks
 	$(BIN)/drover-demo --dir build/demo --bin $(BIN) $(if $(KEEP),--keep)
 
 .PHONY: test
-test: setup-test build windows lint unit model kill-matrix pg-points fuzz e2e ## every test
+test: setup-test build windows lint unit model kill-matrix groups-short pg-points fuzz e2e ## every test
 
 .PHONY: unit
 unit: packages ## tests beside the code, with the race detector
-	CGO_ENABLED=1 go test -race -timeout 10m $$(go list ./... | grep -v -e /tests/e2e -e /tests/demo -e /tests/pg)
+	CGO_ENABLED=1 go test -race -timeout 10m $$(go list ./... | grep -v -e /tests/e2e -e /tests/demo -e /tests/pg -e /tests/groups)
 	cd standalone && go test -timeout 10m ./...
 
 SEEDS ?= 200
@@ -124,6 +124,10 @@ tracking: setup-test ## prove for LENGTH (60s) under load that tracking misses n
 	go test -count=1 -timeout 3h -v ./tests/cuts -seconds 60
 
 POINTS ?= 20
+
+.PHONY: groups-short
+groups-short: setup-test
+	go test -count=1 -timeout 10m ./tests/groups
 
 .PHONY: groups
 groups: ## the order of writes over three machines at ROUNDS (300) points of their group, and KILLS (60) kills in the middle

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -123,8 +124,7 @@ func TestOneIsStopped(t *testing.T) {
 	for range 2 {
 		time.Sleep(rand.N(500 * time.Millisecond))
 		require.NoError(t, agent.Process.Signal(syscall.SIGSTOP))
-		missed := a.Await("b is missed", func(st pipe.Status) bool { return len(st.Group.Missed) > 0 }).Group
-		require.Equal(t, "b", missed.Missed[0].Name)
+		a.Await("b is missed", func(st pipe.Status) bool { return misses(st, "b") })
 		for _, m := range []*machine{a, c} {
 			last := m.Status().LastPoint
 			m.Await("points of the others", func(st pipe.Status) bool { return st.LastPoint >= last+3 })
@@ -185,6 +185,12 @@ func TestKilled(t *testing.T) {
 	awaitStored(t, all)
 	requireInOrder(t, all)
 	requireShortFreezes(t, all)
+}
+
+// misses reports whether the machine has missed the group's last round. On a busy machine
+// others may have missed it too.
+func misses(st pipe.Status, name string) bool {
+	return slices.ContainsFunc(st.Group.Missed, func(m pipe.Missing) bool { return m.Name == name })
 }
 
 // awaitStored waits for one more round that all have, as the store has it.

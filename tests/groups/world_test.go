@@ -62,7 +62,9 @@ func newMachine(r *rig.Rig) *machine {
 	require.NoError(t, os.WriteFile(filepath.Join(content, "number"), make([]byte, rig.Block), 0o600))
 	require.NoError(t, lab.Format(t.Context(), r.Device, "test", content))
 	run(t, "mount", r.Device, m.mount)
-	t.Cleanup(func() { run(t, "umount", m.mount) })
+	t.Cleanup(func() { // when the last guard has let go
+		require.Eventually(t, func() bool { return exec.Command(guest.Tool("umount"), m.mount).Run() == nil }, rig.Limit, 50*time.Millisecond, m.mount)
+	})
 	var err error
 	m.file, err = os.OpenFile(filepath.Join(m.mount, "number"), os.O_RDWR, 0)
 	require.NoError(t, err)
