@@ -118,6 +118,18 @@ func CheckFits(h changeset.Header, s State) error {
 	return nil
 }
 
+// Applied reports whether the change set was applied before, with the point it made, if
+// that is still there.
+func (s State) Applied(sum changeset.Summary) (Point, bool) {
+	pos := sum.Position()
+	for _, p := range s.Points {
+		if p.Position == pos {
+			return p, true
+		}
+	}
+	return Point{}, s.Position.Seq == pos.Seq && s.Position.Digest == pos.Digest
+}
+
 // CheckExtent verifies the extent's place on one of the disks, and the checksum of
 // every block.
 func CheckExtent(e *changeset.Extent, disks []Disk) error {

@@ -113,7 +113,7 @@ var mutants = []mutant{
 		"datapath/replica/file", "TestDamageIsSeen"},
 
 	{5, "a set that was applied changes nothing", "datapath/replica/file/apply.go",
-		"if p, ok := w.applied(sum); ok {", "if p, ok := w.applied(sum); ok && false {",
+		"if p, ok := w.mf.State.Applied(sum); ok {", "if p, ok := w.mf.State.Applied(sum); ok && false {",
 		"datapath/replica/file", "TestConformance"},
 	{5, "old content is saved once, however often a set is applied", "datapath/replica/file/apply.go",
 		"a.blocks[i].eachRun(u.saved[d.disk.ID], func", "a.blocks[i].eachRun(nil, func",

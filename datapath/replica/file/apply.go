@@ -2,9 +2,7 @@ package file
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"drover/datapath/changeset"
@@ -30,7 +28,7 @@ func (w *Writer) apply(ctx context.Context, cs replica.ChangeSet, sum changeset.
 		return replica.Point{}, err
 	}
 	defer unlock()
-	if p, ok := w.applied(sum); ok {
+	if p, ok := w.mf.State.Applied(sum); ok {
 		return p, nil
 	}
 	disks, err := w.fits(sum)
@@ -43,16 +41,6 @@ func (w *Writer) apply(ctx context.Context, cs replica.ChangeSet, sum changeset.
 		w.doubt()
 	}
 	return p, err
-}
-
-// applied reports whether the change set was applied before.
-func (w *Writer) applied(sum changeset.Summary) (replica.Point, bool) {
-	s := &w.mf.State
-	pos := sum.Position()
-	if i := w.mf.point(pos.Seq); i >= 0 && s.Points[i].Position == pos {
-		return s.Points[i], true
-	}
-	return replica.Point{}, s.Position.Seq == pos.Seq && s.Position.Digest == pos.Digest
 }
 
 // fits checks that the change set is for the replica as it is.
@@ -107,31 +95,6 @@ func (a *applier) run(ctx context.Context, sum changeset.Summary) (replica.Point
 	return a.finish(sum)
 }
 
-// eachExtent gives all extents from the first on, checked.
-func (a *applier) eachExtent(ctx context.Context, fn func(e *changeset.Extent) error) error {
-	if err := a.cs.Rewind(); err != nil {
-		return err
-	}
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		e, err := a.cs.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := replica.CheckExtent(&e, a.w.mf.State.Spec.Disks); err != nil {
-			return err
-		}
-		if err := fn(&e); err != nil {
-			return err
-		}
-	}
-}
-
 // verify reads the whole change set before anything is changed, and notes what
 // it overwrites.
 func (a *applier) verify(ctx context.Context) error {
@@ -139,7 +102,7 @@ func (a *applier) verify(ctx context.Context) error {
 	for i := range a.blocks {
 		a.blocks[i] = newBlockSet()
 	}
-	return a.eachExtent(ctx, func(e *changeset.Extent) error {
+	return replica.EachExtent(ctx, a.cs, a.w.mf.State.Spec.Disks, func(e *changeset.Extent) error {
 		if a.newest != nil {
 			a.blocks[e.Disk].add(e.Offset/checksum.BlockSize, checksum.Blocks(e.Offset+e.Length))
 		}
@@ -197,7 +160,7 @@ func (w *Writer) newestUndo() (*undoAppender, error) {
 func (a *applier) write(ctx context.Context) error {
 	st := a.w.m.store
 	sums := make([]*sumsWindow, len(a.disks)) // of the disks that are touched
-	err := a.eachExtent(ctx, func(e *changeset.Extent) error {
+	err := replica.EachExtent(ctx, a.cs, a.w.mf.State.Spec.Disks, func(e *changeset.Extent) error {
 		d := a.disks[e.Disk]
 		if sums[e.Disk] == nil {
 			sums[e.Disk] = &sumsWindow{s: d.sums}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"sync"
@@ -215,38 +214,13 @@ func (d *diskReader) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read disk %s at %d: negative offset", d.id, off)
 	}
-	done := 0
-	var buf []byte
-	for done < len(p) && off+int64(done) < d.disk.Size {
-		at := off + int64(done)
-		start := at / checksum.BlockSize * checksum.BlockSize
-		end := min(start+ioBytes, d.disk.Size, roundUp(off+int64(len(p))))
-		into := p[done:]
-		direct := start == at && int64(len(into)) >= end-start
-		if direct {
-			into = into[:end-start]
-		} else {
-			if buf == nil {
-				buf = make([]byte, min(ioBytes, roundUp(int64(len(p)))+checksum.BlockSize))
-			}
-			into = buf[:end-start]
+	return replica.ReadBlocks(p, off, d.disk.Size, ioBytes, func(b []byte, at int64) error {
+		if err := d.readBlocks(b, at); err != nil {
+			return fmt.Errorf("read disk %s of machine %s at point %d: %w", d.id, d.m.id, d.point, err)
 		}
-		if err := d.readBlocks(into, start); err != nil {
-			return done, fmt.Errorf("read disk %s of machine %s at point %d: %w", d.id, d.m.id, d.point, err)
-		}
-		if direct {
-			done += len(into)
-		} else {
-			done += copy(p[done:], into[at-start:])
-		}
-	}
-	if done < len(p) {
-		return done, io.EOF
-	}
-	return done, nil
+		return nil
+	})
 }
-
-func roundUp(n int64) int64 { return checksum.Blocks(n) * checksum.BlockSize }
 
 // readBlocks reads whole blocks. The image is read first and the undo files are
 // asked after: what was overwritten meanwhile is in them.

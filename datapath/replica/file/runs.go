@@ -77,7 +77,7 @@ func (r run) read(d replica.Disk, b []byte, offset int64) error {
 	}
 	skip := offset - r.e.offset
 	// A block may be longer in the entry than at the point: read it whole.
-	n := min(roundUp(int64(len(b))), r.e.length-skip)
+	n := min(checksum.Blocks(int64(len(b)))*checksum.BlockSize, r.e.length-skip)
 	data := b
 	if n > int64(len(b)) {
 		data = make([]byte, n)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"drover/datapath/changeset"
 	"drover/datapath/failpoint"
@@ -27,29 +26,19 @@ func (w *Writer) apply(ctx context.Context, cs replica.ChangeSet, sum changeset.
 	if err := w.begin(ctx); err != nil {
 		return replica.Point{}, err
 	}
-	if p, ok := w.applied(sum); ok {
+	if p, ok := w.mf.State.Applied(sum); ok {
 		return p, nil
 	}
 	if err := w.fits(sum); err != nil {
 		return replica.Point{}, err
 	}
 	a := &applier{w: w, cs: cs, again: w.mf.Pending != nil}
-	if err := a.eachExtent(ctx, func(*changeset.Extent) error { return nil }); err != nil {
+	if err := replica.EachExtent(ctx, cs, w.mf.State.Spec.Disks, func(*changeset.Extent) error { return nil }); err != nil {
 		return replica.Point{}, err // nothing was changed
 	}
 	p, err := a.run(ctx, sum)
 	w.doubt = w.doubt || err != nil
 	return p, err
-}
-
-// applied reports whether the change set was applied before.
-func (w *Writer) applied(sum changeset.Summary) (replica.Point, bool) {
-	s := &w.mf.State
-	pos := sum.Position()
-	if i := w.mf.point(pos.Seq); i >= 0 && s.Points[i].Position == pos {
-		return s.Points[i], true
-	}
-	return replica.Point{}, s.Position.Seq == pos.Seq && s.Position.Digest == pos.Digest
 }
 
 // fits checks that the change set is for the replica as it is.
@@ -92,31 +81,6 @@ func (a *applier) run(ctx context.Context, sum changeset.Summary) (replica.Point
 	return a.finish(ctx, sum, done)
 }
 
-// eachExtent gives all extents from the first on, checked.
-func (a *applier) eachExtent(ctx context.Context, fn func(e *changeset.Extent) error) error {
-	if err := a.cs.Rewind(); err != nil {
-		return err
-	}
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		e, err := a.cs.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := replica.CheckExtent(&e, a.w.mf.State.Spec.Disks); err != nil {
-			return err
-		}
-		if err := fn(&e); err != nil {
-			return err
-		}
-	}
-}
-
 // written is what a change set did to one disk.
 type written struct {
 	bytes int64 // sent
@@ -127,10 +91,11 @@ type written struct {
 func (a *applier) write(ctx context.Context) (map[ident.DiskID]written, error) {
 	up := newUploads(ctx, a.w.m.store.parallel)
 	defer up.stop()
-	disks := make([]*diskWriter, len(a.w.mf.State.Spec.Disks))
-	err := a.eachExtent(up.ctx, func(e *changeset.Extent) error {
+	spec := a.w.mf.State.Spec.Disks
+	disks := make([]*diskWriter, len(spec))
+	err := replica.EachExtent(up.ctx, a.cs, spec, func(e *changeset.Extent) error {
 		if disks[e.Disk] == nil {
-			disks[e.Disk] = newDiskWriter(a.w, a.w.open[a.w.mf.State.Spec.Disks[e.Disk].ID], up, a.again)
+			disks[e.Disk] = newDiskWriter(a.w, a.w.open[spec[e.Disk].ID], up, a.again)
 		}
 		return disks[e.Disk].extent(e)
 	})

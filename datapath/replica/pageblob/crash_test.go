@@ -74,7 +74,7 @@ func (l *lab) must(cs replica.ChangeSet) {
 	l.t.Helper()
 	p, err := l.w.Apply(l.t.Context(), cs)
 	require.NoError(l.t, err)
-	l.images[p.ID] = l.read(p)
+	l.images[p.ID] = rt.ReadPoint(l.t, l.reader(), p)
 }
 
 func (l *lab) reader() replica.Reader {
@@ -82,21 +82,6 @@ func (l *lab) reader() replica.Reader {
 	r, err := l.store.OpenReader(l.t.Context(), l.spec.Machine)
 	require.NoError(l.t, err)
 	return r
-}
-
-func (l *lab) read(p replica.Point) [][]byte {
-	l.t.Helper()
-	var out [][]byte
-	for _, d := range p.Disks {
-		h, err := l.reader().OpenDisk(l.t.Context(), p.ID, d.ID)
-		require.NoError(l.t, err)
-		b := make([]byte, h.Size())
-		_, err = h.ReadAt(b, 0)
-		require.NoError(l.t, err)
-		require.NoError(l.t, h.Close())
-		out = append(out, b)
-	}
-	return out
 }
 
 // check reads all points; those of the memory, and no others, must be there.

@@ -119,7 +119,7 @@ func TestLateWriteIsRefused(t *testing.T) {
 	p.Late()
 	l.must(rt.After(l.w.State(), changeset.Delta).Cut(rt.Crash()))
 	points := l.w.State().Points
-	got := l.read(points[len(points)-1])
+	got := rt.ReadPoint(l.t, l.reader(), points[len(points)-1])
 	require.Equal(t, rt.Pattern(201, block), got[0][8*block:9*block], "the late write came through")
 	l.check()
 }

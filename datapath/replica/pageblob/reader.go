@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"drover/datapath/checksum"
@@ -124,31 +123,12 @@ func (d *diskReader) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read disk %s at %d: negative offset", d.disk.ID, off)
 	}
-	done := 0
-	for done < len(p) && off+int64(done) < d.disk.Size {
-		at := off + int64(done)
-		start := at / checksum.BlockSize * checksum.BlockSize
-		end := min(start+ioBytes, d.disk.Size, checksum.Blocks(off+int64(len(p)))*checksum.BlockSize)
-		into := p[done:]
-		direct := start == at && int64(len(into)) >= end-start
-		if direct {
-			into = into[:end-start]
-		} else {
-			into = make([]byte, end-start)
+	return replica.ReadBlocks(p, off, d.disk.Size, ioBytes, func(b []byte, at int64) error {
+		if err := d.readBlocks(b, at); err != nil {
+			return fmt.Errorf("read disk %s of machine %s at point %d: %w", d.disk.ID, d.m.id, d.point, err)
 		}
-		if err := d.readBlocks(into, start); err != nil {
-			return done, fmt.Errorf("read disk %s of machine %s at point %d: %w", d.disk.ID, d.m.id, d.point, err)
-		}
-		if direct {
-			done += len(into)
-		} else {
-			done += copy(p[done:], into[at-start:])
-		}
-	}
-	if done < len(p) {
-		return done, io.EOF
-	}
-	return done, nil
+		return nil
+	})
 }
 
 // readBlocks reads whole blocks.

@@ -144,6 +144,21 @@ func (m *machine) checkPoints() {
 	}
 }
 
+// ReadPoint gives what is on each disk of a point, in their order.
+func ReadPoint(t *testing.T, r replica.Reader, p replica.Point) (out [][]byte) {
+	t.Helper()
+	for _, disk := range p.Disks {
+		d, err := r.OpenDisk(t.Context(), p.ID, disk.ID)
+		require.NoError(t, err)
+		b := make([]byte, d.Size())
+		_, err = d.ReadAt(b, 0)
+		require.NoError(t, err)
+		require.NoError(t, d.Close())
+		out = append(out, b)
+	}
+	return out
+}
+
 // CheckDisk reads the disk at the point, by ReadAt, by NextData and by its checksums,
 // and compares.
 func CheckDisk(t *testing.T, r replica.Reader, point ident.Seq, disk ident.DiskID, want []byte) {
