@@ -13,14 +13,16 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"drover/datapath/azstorage"
 )
 
 // Ways to prove who we are.
 const (
-	ManagedIdentity  = "managed-identity"  // of the machine we run on
-	WorkloadIdentity = "workload-identity" // a token file, as Kubernetes has them
-	CLI              = "cli"               // whoever is logged in with az
-	ClientSecret     = "client-secret"     //nolint:gosec // a service principal with a secret in a file
+	ManagedIdentity  = azstorage.ManagedIdentity
+	WorkloadIdentity = azstorage.WorkloadIdentity
+	CLI              = azstorage.CLI
+	ClientSecret     = "client-secret" //nolint:gosec // a service principal with a secret in a file
 )
 
 // maxSecret bounds the file of a secret.
@@ -99,18 +101,8 @@ func (e Endpoints) Transport() (policy.Transporter, error) {
 func (a Auth) Credential(c cloud.Configuration, transport policy.Transporter, own bool) (azcore.TokenCredential, error) {
 	o := azcore.ClientOptions{Cloud: c, Transport: transport}
 	switch a.Method {
-	case ManagedIdentity:
-		options := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: o}
-		if a.ClientID != "" {
-			options.ID = azidentity.ClientID(a.ClientID)
-		}
-		return azidentity.NewManagedIdentityCredential(options)
-	case WorkloadIdentity:
-		return azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{
-			ClientOptions: o, ClientID: a.ClientID, TenantID: a.TenantID, DisableInstanceDiscovery: own,
-		})
-	case CLI:
-		return azidentity.NewAzureCLICredential(&azidentity.AzureCLICredentialOptions{TenantID: a.TenantID})
+	case ManagedIdentity, WorkloadIdentity, CLI:
+		return azstorage.Auth{Method: a.Method, ClientID: a.ClientID, TenantID: a.TenantID}.Credential(o, own)
 	case ClientSecret:
 		secret, err := a.secret()
 		if err != nil {

@@ -146,7 +146,11 @@ func (a Account) client() (*container.Client, error) {
 		o.PerRetryPolicies = append(o.PerRetryPolicies, &sasPolicy{file: a.Auth.SASFile})
 		return container.NewClientWithNoCredential(address, o)
 	}
-	cred, err := a.Auth.credential()
+	co := azcore.ClientOptions{}
+	if a.Auth.Authority != "" {
+		co.Cloud = cloud.Configuration{ActiveDirectoryAuthorityHost: a.Auth.Authority}
+	}
+	cred, err := a.Auth.Credential(co, false)
 	if err != nil {
 		return nil, err
 	}
@@ -167,11 +171,9 @@ func (a Account) options() *container.ClientOptions {
 	}}
 }
 
-func (a Auth) credential() (azcore.TokenCredential, error) {
-	o := azcore.ClientOptions{}
-	if a.Authority != "" {
-		o.Cloud = cloud.Configuration{ActiveDirectoryAuthorityHost: a.Authority}
-	}
+// Credential gives what asks for tokens, of the methods that do; it asks for none yet.
+// own: the authority is no public one, which cannot be looked up.
+func (a Auth) Credential(o azcore.ClientOptions, own bool) (azcore.TokenCredential, error) {
 	switch a.Method {
 	case ManagedIdentity:
 		mo := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: o}
@@ -180,8 +182,11 @@ func (a Auth) credential() (azcore.TokenCredential, error) {
 		}
 		return azidentity.NewManagedIdentityCredential(mo)
 	case WorkloadIdentity:
-		return azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{ClientOptions: o, ClientID: a.ClientID, TenantID: a.TenantID})
-	default:
+		return azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{
+			ClientOptions: o, ClientID: a.ClientID, TenantID: a.TenantID, DisableInstanceDiscovery: own,
+		})
+	case CLI:
 		return azidentity.NewAzureCLICredential(&azidentity.AzureCLICredentialOptions{TenantID: a.TenantID})
 	}
+	return nil, fmt.Errorf("auth %q asks for no tokens", a.Method)
 }
