@@ -69,7 +69,7 @@ func (a *app) dryPlan(ctx context.Context, in api.PlanRunInput) error {
 	for _, s := range status.Steps {
 		step := dryStep{ID: s.ID, Kind: s.Kind, Does: doesAction(plan, s), Takes: times.Steps[s.ID]}
 		if s.Kind == "machine" {
-			if step.Does, step.Problem, err = a.dryMachine(ctx, in, s.Name); err != nil {
+			if step.Does, step.Problem, err = a.dryMachine(ctx, in, v, s.Name); err != nil {
 				return err
 			}
 		}
@@ -129,8 +129,8 @@ func (a *app) past(ctx context.Context, d *dryRun, plan api.Plan) error {
 }
 
 // dryMachine says what the run would do with a machine, and why it could not.
-func (a *app) dryMachine(ctx context.Context, in api.PlanRunInput, name string) (does, problem string, err error) {
-	m, err := a.member(ctx, name)
+func (a *app) dryMachine(ctx context.Context, in api.PlanRunInput, v api.VaultStatus, name string) (does, problem string, err error) {
+	m, err := memberOf(v, name)
 	if err != nil {
 		return "", "", err
 	}
@@ -247,7 +247,7 @@ func (d *dryRun) showTimes(w io.Writer) {
 	if len(d.Unknown) > 0 {
 		_, _ = fmt.Fprintf(w, ", without %d step(s) that no run before had", len(d.Unknown))
 	}
-	if d.RTO != 0 && slices.Contains([]api.PlanKind{api.PlanTest, api.PlanPlanned, api.PlanUnplanned, api.PlanFailback}, d.Kind) {
+	if d.RTO != 0 && d.Kind.BringsUp() {
 		_, _ = fmt.Fprintf(w, "; the plan's goal is %s", d.RTO.D())
 	}
 	_, _ = fmt.Fprintln(w, ".")

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"time"
 
@@ -219,8 +218,8 @@ func printPlan(w io.Writer, id string, s api.PlanStatus) {
 		t.AppendRow(table.Row{step.ID, step.Kind, step.State, took, step.By, firstLine(step.Message)})
 	}
 	t.Render()
-	if s.RTO != 0 && slices.Contains([]api.PlanKind{api.PlanTest, api.PlanPlanned, api.PlanUnplanned, api.PlanFailback}, s.Kind) {
-		_, _ = fmt.Fprintf(w, "RTO of the whole: %s\n", s.RTO.D().Round(100*time.Millisecond))
+	if s.RTO != 0 && s.Kind.BringsUp() {
+		_, _ = fmt.Fprintf(w, "RTO of the whole: %s\n", seconds(s.RTO))
 	}
 	if s.Message != "" {
 		_, _ = fmt.Fprintln(w, s.Message)

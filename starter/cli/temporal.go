@@ -72,6 +72,10 @@ func (a *app) member(ctx context.Context, name string) (api.VaultMember, error) 
 	if err != nil {
 		return api.VaultMember{}, err
 	}
+	return memberOf(v, name)
+}
+
+func memberOf(v api.VaultStatus, name string) (api.VaultMember, error) {
 	var found []api.VaultMember
 	for _, m := range v.Machines {
 		if m.Name == name || m.Machine.String() == name {

@@ -20,9 +20,6 @@ import (
 // ErrNotARun: the history is of something else than a plan's run.
 var ErrNotARun = errors.New("not the history of a plan's run")
 
-// timed are the kinds of run that bring machines up.
-var timed = []api.PlanKind{api.PlanTest, api.PlanPlanned, api.PlanUnplanned, api.PlanFailback}
-
 // reader makes a pack of a history, event by event.
 type reader struct {
 	pack    Pack
@@ -194,7 +191,7 @@ func (r *reader) conclude() {
 	if p.Plan != nil {
 		goal = p.Plan.RTO
 	}
-	up := slices.Contains(timed, p.Input.Kind)
+	up := p.Input.Kind.BringsUp()
 	if !up {
 		goal = 0
 	}

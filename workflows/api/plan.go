@@ -85,6 +85,12 @@ const (
 	PlanReenable  PlanKind = "reenable"
 )
 
+// BringsUp reports whether a run of the kind brings machines up; such runs have an RTO,
+// and the plan's actions take part in them.
+func (k PlanKind) BringsUp() bool {
+	return k == PlanTest || k == PlanPlanned || k == PlanUnplanned || k == PlanFailback
+}
+
 // ActionOf is what a kind of run does to its machines.
 func ActionOf(kind PlanKind) string {
 	switch kind {

@@ -265,11 +265,8 @@ func (r *run) actions(at string, group int, actions []api.PlanAction) {
 	}
 }
 
-// withActions are the kinds of run that actions take part in.
-var withActions = []api.PlanKind{api.PlanTest, api.PlanPlanned, api.PlanUnplanned, api.PlanFailback}
-
 func takesPart(a api.PlanAction, kind api.PlanKind) bool {
-	return slices.Contains(withActions, kind) && (len(a.On) == 0 || slices.Contains(a.On, kind))
+	return kind.BringsUp() && (len(a.On) == 0 || slices.Contains(a.On, kind))
 }
 
 func (r *run) add(s step, line api.PlanStep) {
