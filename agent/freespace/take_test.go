@@ -3,15 +3,12 @@ package freespace
 import (
 	"bytes"
 	"crypto/rand"
-	"crypto/sha256"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -29,27 +26,6 @@ func tool(t *testing.T, name string, args ...string) {
 	cmd.Env = append(os.Environ(), "TEST_DIR=t", "TEST_DEV=t", "QA_CHECK_FS=t") // a small xfs
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%s %v: %s", name, args, out)
-}
-
-// unmount waits for whoever looks at all mounts of the machine at this moment.
-func unmount(t *testing.T, point string) {
-	t.Helper()
-	require.Eventually(t, func() bool { return exec.Command(guest.Tool("umount"), point).Run() == nil }, 30*time.Second, 10*time.Millisecond)
-}
-
-// files are the digests of all files below a folder.
-func files(t *testing.T, root string) map[string]string {
-	t.Helper()
-	out := map[string]string{}
-	require.NoError(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		out[strings.TrimPrefix(path, root)] = fmt.Sprintf("%x", sha256.Sum256(b))
-		return err
-	}))
-	return out
 }
 
 func noise(t *testing.T, path string, size int) {
@@ -132,9 +108,9 @@ func TestMapsOfRealFileSystems(t *testing.T) {
 			tool(t, c.mkfs[0], append(c.mkfs[1:], device)...)
 			point := t.TempDir()
 			tool(t, "mount", device, point)
-			t.Cleanup(func() { unmount(t, point) })
+			t.Cleanup(func() { loop.Unmount(t, point) })
 			deleted := churn(t, point)
-			want := files(t, point)
+			want := loop.Digests(t, point)
 			require.Len(t, want, 100+5)
 
 			open, err := disk.Open(d.Path)
@@ -151,8 +127,8 @@ func TestMapsOfRealFileSystems(t *testing.T) {
 
 			again := t.TempDir()
 			tool(t, "mount", "-o", c.options, copied, again) // plays the journal back, too
-			got := files(t, again)
-			unmount(t, again)
+			got := loop.Digests(t, again)
+			loop.Unmount(t, again)
 			require.Equal(t, want, got)
 			tool(t, c.check[0], append(c.check[1:], copied)...)
 		})
@@ -211,7 +187,7 @@ func TestLeftAlone(t *testing.T) {
 	require.Empty(t, notes)
 	point := t.TempDir()
 	tool(t, "mount", "-o", "ro", d.Path, point)
-	t.Cleanup(func() { unmount(t, point) })
+	t.Cleanup(func() { loop.Unmount(t, point) })
 	m, notes = take()
 	require.Equal(t, Map{nil}, m)
 	require.Equal(t, []string{point + " is mounted read-only"}, notes)

@@ -28,12 +28,7 @@ const life = 5 * time.Second
 // token up without a restart, and goes on without a resync.
 func TestCase44CertificatesExpire(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, life)
-	s.Write(0, 1, []byte(strings.Repeat("a", rig.Block)))
-	s.token()
-	s.startAgent()
-	s.Await("complete", complete)
-	s.right()
+	s := streaming(t, life)
 	first := s.shows("an identity", func(st status.Status) bool { return st.Identity.Name != "" && st.LastCut != nil }).Identity
 	s.shows("a renewal in time", func(st status.Status) bool { return st.Identity.Expires.After(first.Expires) })
 

@@ -7,14 +7,12 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
-	"drover/agent/quiesce/freeze"
 	"drover/agent/session"
 	"drover/datapath/server"
 	pipe "drover/datapath/stream"
@@ -24,13 +22,8 @@ import (
 
 // TestMain is also the agent that is killed, and the guard process of its freezes.
 func TestMain(m *testing.M) {
-	switch {
-	case len(os.Args) > 1 && os.Args[1] == freeze.Verb:
-		if freeze.Guard() != nil {
-			os.Exit(1)
-		}
-		syscall.Exit(0) // the race detector waits a second at os.Exit
-	case len(os.Args) > 2 && os.Args[1] == agentVerb:
+	rig.Guard()
+	if len(os.Args) > 2 && os.Args[1] == agentVerb {
 		if err := agentProcess(os.Args[2]); err != nil {
 			fmt.Fprintln(os.Stderr, "error:", err)
 			os.Exit(1)

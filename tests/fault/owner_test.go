@@ -65,12 +65,7 @@ func afterStop(log string) string { return log[strings.LastIndex(log, "agent run
 // refused, and stands by when it hears.
 func TestFailedOverCopy(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, time.Hour)
-	s.Write(0, 1, []byte(strings.Repeat("a", rig.Block)))
-	s.token()
-	s.startAgent()
-	s.Await("complete", complete)
-	s.right()
+	s := streaming(t, time.Hour)
 
 	// The target's machine: a copy of the disk, with the agent and its identity on it.
 	dir := t.TempDir()
@@ -119,12 +114,7 @@ func TestFailedOverCopy(t *testing.T) {
 // The agent goes there by itself, and sends what changed.
 func TestMovesByAssignment(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, time.Hour)
-	s.Write(0, 1, []byte(strings.Repeat("a", rig.Block)))
-	s.token()
-	s.startAgent()
-	s.Await("complete", complete)
-	s.right()
+	s := streaming(t, time.Hour)
 
 	s.StopServer() // it is lost; what it had spooled may be, too
 	s.Write(0, 7, []byte(strings.Repeat("b", rig.Block)))
@@ -181,12 +171,7 @@ func (s *site) secondServer() *server.Server {
 // what changed, says since when, and sends that and nothing else.
 func TestServerAwayForLong(t *testing.T) {
 	t.Parallel()
-	s := newSite(t, time.Hour)
-	s.Write(0, 1, []byte(strings.Repeat("a", rig.Block)))
-	s.token()
-	s.startAgent()
-	s.Await("complete", complete)
-	s.right()
+	s := streaming(t, time.Hour)
 	before := s.Points()
 	s.StopServer()
 	s.shows("that it does not stream", func(st status.Status) bool { return st.State == "connecting" })

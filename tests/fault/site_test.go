@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -58,6 +59,18 @@ func (l *logBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// streaming is a site whose machine has a block of data, and its base copy.
+func streaming(t *testing.T, life time.Duration) *site {
+	t.Helper()
+	s := newSite(t, life)
+	s.Write(0, 1, []byte(strings.Repeat("a", rig.Block)))
+	s.token()
+	s.startAgent()
+	s.Await("complete", complete)
+	s.right()
+	return s
 }
 
 // newSite makes a site whose agents' certificates live so long. Everything runs but the

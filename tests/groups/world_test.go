@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -34,12 +33,7 @@ const (
 
 // TestMain is also the guard process of freezes.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == freeze.Verb {
-		if freeze.Guard() != nil {
-			os.Exit(1)
-		}
-		syscall.Exit(0) // the race detector waits a second at os.Exit
-	}
+	rig.Guard()
 	goleak.VerifyTestMain(m)
 }
 
@@ -62,9 +56,7 @@ func newMachine(r *rig.Rig) *machine {
 	require.NoError(t, os.WriteFile(filepath.Join(content, "number"), make([]byte, rig.Block), 0o600))
 	require.NoError(t, lab.Format(t.Context(), r.Device, "test", content))
 	run(t, "mount", r.Device, m.mount)
-	t.Cleanup(func() { // when the last guard has let go
-		require.Eventually(t, func() bool { return exec.Command(guest.Tool("umount"), m.mount).Run() == nil }, rig.Limit, 50*time.Millisecond, m.mount)
-	})
+	t.Cleanup(func() { loop.Unmount(t, m.mount) })
 	var err error
 	m.file, err = os.OpenFile(filepath.Join(m.mount, "number"), os.O_RDWR, 0)
 	require.NoError(t, err)

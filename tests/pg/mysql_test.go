@@ -192,11 +192,11 @@ func mysqlRecovered(t *testing.T, image string, app bool, frozen, thawed time.Ti
 	run(t, "mount", "-o", "loop", image, mount)
 	m := newMySQL(t, filepath.Join(mount, "data"))
 	if _, err := os.Stat(filepath.Join(m.data, "test", "safe.ibd")); err != nil { // of before the table
-		unmount(t, mount)
+		loop.Unmount(t, mount)
 		return
 	}
 	m.start()
-	defer unmount(t, mount)
+	defer loop.Unmount(t, mount)
 	defer m.stop()
 	acknowledged, asked := rows.at(frozen, thawed)
 	has := m.number("SELECT COUNT(*) FROM test.safe")

@@ -17,6 +17,7 @@ import (
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/tests/lab"
+	"drover/tests/loop"
 	"drover/tests/rig"
 )
 
@@ -117,7 +118,7 @@ func recovered(t *testing.T, r *rig.Rig, reader replica.Reader, q replica.Point,
 	require.NoError(t, err)
 	mount := mountPoint(t)
 	run(t, "mount", "-o", "loop", image, mount)
-	defer unmount(t, mount)
+	defer loop.Unmount(t, mount)
 	p := newPostgres(t, filepath.Join(mount, "data"), port)
 	// The disk is another machine's. Its lock file names a process there; here that
 	// number may be anyone's, the server of another point included.

@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -37,12 +36,7 @@ var (
 
 // TestMain is also the guard process of freezes.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == freeze.Verb {
-		if freeze.Guard() != nil {
-			os.Exit(1)
-		}
-		syscall.Exit(0) // the race detector waits a second at os.Exit
-	}
+	rig.Guard()
 	goleak.VerifyTestMain(m)
 }
 
@@ -88,14 +82,8 @@ func mounted(t *testing.T, what string) string {
 	t.Helper()
 	point := mountPoint(t)
 	run(t, "mount", what, point)
-	t.Cleanup(func() { unmount(t, point) })
+	t.Cleanup(func() { loop.Unmount(t, point) })
 	return point
-}
-
-// unmount waits for the last process to let go.
-func unmount(t *testing.T, point string) {
-	t.Helper()
-	require.Eventually(t, func() bool { return exec.Command(guest.Tool("umount"), point).Run() == nil }, rig.Limit, 50*time.Millisecond, point)
 }
 
 // track takes the best tracker that works here, as the agent does.

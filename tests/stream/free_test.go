@@ -2,14 +2,10 @@ package stream
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -23,7 +19,6 @@ import (
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	pipe "drover/datapath/stream"
-	"drover/tests/lab/guest"
 	"drover/tests/loop"
 	"drover/tests/rig"
 )
@@ -63,7 +58,7 @@ func newFreeRig(t *testing.T, kind string) *freeRig {
 	r.check = freeKinds[kind][1]
 	run(t, mkfs[0], append(mkfs[1:], r.Device)...)
 	run(t, "mount", r.Device, r.mount)
-	t.Cleanup(func() { unmount(t, r.mount) })
+	t.Cleanup(func() { loop.Unmount(t, r.mount) })
 	t.Cleanup(r.StopAgent)
 	for i := range garbage >> 20 {
 		r.file(fmt.Sprintf("deleted-%d", i), 1<<20)
@@ -99,20 +94,6 @@ func (r *freeRig) sent() int64 {
 	return 0
 }
 
-func digests(t *testing.T, root string) map[string]string {
-	t.Helper()
-	out := map[string]string{}
-	require.NoError(t, filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		b, err := os.ReadFile(path)
-		out[strings.TrimPrefix(path, root)] = fmt.Sprintf("%x", sha256.Sum256(b))
-		return err
-	}))
-	return out
-}
-
 // recovered gives the files on the disk of a point, after its check found nothing.
 func (r *freeRig) recovered(p replica.Point) map[string]string {
 	t := r.T
@@ -127,8 +108,8 @@ func (r *freeRig) recovered(p replica.Point) map[string]string {
 	require.NoError(t, f.Close())
 	require.NoError(t, disk.Close())
 	run(t, "mount", "-o", r.options, path, at) // plays the journal back
-	got := digests(t, at)
-	unmount(t, at)
+	got := loop.Digests(t, at)
+	loop.Unmount(t, at)
 	run(t, r.check[0], append(r.check[1:], path)...)
 	return got
 }
@@ -141,12 +122,6 @@ func (r *freeRig) same() int64 {
 	require.Zero(r.T, d.Differed, "%+v", d)
 	require.LessOrEqual(r.T, d.Busy, int64(8*rig.Block))
 	return d.Free
-}
-
-// unmount waits for whoever looks at all mounts of the machine at this moment.
-func unmount(t *testing.T, point string) {
-	t.Helper()
-	require.Eventually(t, func() bool { return exec.Command(guest.Tool("umount"), point).Run() == nil }, rig.Limit, 10*time.Millisecond)
 }
 
 // during calls do once, while the first pass over the disks is half done.
@@ -185,7 +160,7 @@ func TestFreeBlocksAreNotSent(t *testing.T) {
 			r.StartAgent(1)
 			r.Await("complete", complete)
 			require.Less(t, r.sent(), int64(garbage/2), "what was deleted is not sent")
-			require.Equal(t, digests(t, r.mount), r.recovered(r.Points()[0]))
+			require.Equal(t, loop.Digests(t, r.mount), r.recovered(r.Points()[0]))
 
 			// Files grow into free space, go, and take room without writing to it.
 			r.file("later-1", 4<<20)
@@ -194,7 +169,7 @@ func TestFreeBlocksAreNotSent(t *testing.T) {
 			require.NoError(t, os.Remove(filepath.Join(r.mount, "kept")))
 			p := r.AfterNow()
 			require.Equal(t, ident.ApplicationConsistent, p.Consistency, p.Note)
-			want := digests(t, r.mount)
+			want := loop.Digests(t, r.mount)
 			require.Contains(t, want, "/later-2")
 			require.Equal(t, want, r.recovered(p))
 			require.Greater(t, r.same(), int64(freeDisk/4))
@@ -217,7 +192,7 @@ func TestFreeBlocksAfterARestart(t *testing.T) {
 	require.Greater(t, r.same(), int64(garbage/2))
 	p := r.AfterNow()
 	require.Less(t, r.sent()-before, int64(8<<20))
-	require.Equal(t, digests(t, r.mount), r.recovered(p))
+	require.Equal(t, loop.Digests(t, r.mount), r.recovered(p))
 }
 
 // TestFreeBlocksWithoutAFreeze: where nobody holds the file system still, points have all
@@ -240,6 +215,6 @@ func TestFreeBlocksWithoutAFreeze(t *testing.T) {
 	r.StartAgent(1)
 	p = r.AfterNow()
 	require.Equal(t, ident.FileSystemConsistent, p.Consistency, p.Note)
-	require.Equal(t, digests(t, r.mount), r.recovered(p))
+	require.Equal(t, loop.Digests(t, r.mount), r.recovered(p))
 	require.Greater(t, r.same(), int64(garbage/2))
 }
