@@ -102,6 +102,10 @@ histories: setup build ## record the histories that the replay tests replay, fro
 	rm -rf /tmp/drover-histories
 	DROVER_BIN=$(abspath $(BIN)) DROVER_HISTORIES=$(abspath tests/replay/testdata/killed) go test -count=1 -timeout 20m -run TestEveryProcessIsKilled ./tests/e2e/
 
+.PHONY: errors
+errors: ## write docs/errors.md from the catalogue of errors in the code
+	go generate ./tests/errdoc
+
 .PHONY: cover
 cover: ## how much of the data path its tests run, package by package; fails below 85 %
 	@mkdir -p build

@@ -1,6 +1,6 @@
 // Package activityerr makes the typed errors of activities. The type of an
 // application error is one of the api.Code* constants; whether it is tried again
-// follows from the code (workflows/api/faults.go).
+// follows from the code (workflows/api/errors.go).
 package activityerr
 
 import (

@@ -38,7 +38,7 @@ func (w *watch) checkGroup(ctx context.Context, st stream.Status) {
 
 func (w *watch) groupEvent(st stream.Status, why string) api.ReplicationEvent {
 	e := api.ReplicationEvent{Cleared: why == "", Problem: api.Problem{
-		Code: api.CodeGroupMissed, Component: w.component(), Health: api.Warning, Failover: true, Since: st.ServerTime,
+		Code: api.CodeGroupMissed, Component: w.component(), Health: api.Warning, Since: st.ServerTime,
 		Cause:  "the machine misses the rounds of its consistency group: " + why,
 		Action: "mend what is said, or give the machine a policy without the group; its own points and those of the others go on",
 	}}

@@ -43,7 +43,7 @@ func (h *Host) incident(r stream.Record) (e api.ReplicationEvent, ok bool) {
 		return api.ReplicationEvent{Problem: api.Problem{Code: api.CodeMended}, Cleared: true}, true
 	case stream.VerdictMended:
 		return api.ReplicationEvent{Problem: api.Problem{
-			Code: api.CodeMended, Component: h.component(), Health: api.Warning, Failover: true, Since: r.Finished,
+			Code: api.CodeMended, Component: h.component(), Health: api.Warning, Since: r.Finished,
 			Cause:    fmt.Sprintf("a comparison with the source found %d bytes in the replica that differed though nothing was under way; they were sent again", r.Differed()),
 			Evidence: fmt.Sprintf("the signed record of recovery point %d", r.Point),
 			Action:   "older recovery points may have the difference; look for its cause (the tracker, the storage under the replica) and compare again, with --deep",

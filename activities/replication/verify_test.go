@@ -35,7 +35,7 @@ func TestVerify(t *testing.T) {
 		stream.VerdictEqual:     {{Problem: api.Problem{Code: api.CodeMended}, Cleared: true}},
 		stream.VerdictUnsettled: nil,
 		stream.VerdictDifferent: nil, // its watch tells
-		stream.VerdictMended: {{Problem: api.Problem{Code: api.CodeMended, Component: "process server ps-1", Health: api.Warning, Failover: true, Since: now,
+		stream.VerdictMended: {{Problem: api.Problem{Code: api.CodeMended, Component: "process server ps-1", Health: api.Warning, Since: now,
 			Cause:    "a comparison with the source found 8192 bytes in the replica that differed though nothing was under way; they were sent again",
 			Evidence: "the signed record of recovery point 41",
 			Action:   "older recovery points may have the difference; look for its cause (the tracker, the storage under the replica) and compare again, with --deep"}}},

@@ -116,7 +116,7 @@ func (w *watch) event(st stream.Status, rpo time.Duration, now string) api.Repli
 	return api.ReplicationEvent{
 		Cleared: now == rpoWithin,
 		Problem: api.Problem{
-			Code: api.CodeRPO, Component: w.component(), Health: api.Warning, Failover: true, Since: st.ServerTime,
+			Code: api.CodeRPO, Component: w.component(), Health: api.Warning, Since: st.ServerTime,
 			Cause: fmt.Sprintf("the newest stored data is %s old, the policy's threshold is %s",
 				rpo.Round(time.Second), w.in.RPOThreshold),
 			Evidence: fmt.Sprintf("%s; %d change sets (%d bytes) wait to be stored or applied", link, st.BacklogSets, st.BacklogBytes),

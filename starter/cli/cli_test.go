@@ -128,12 +128,14 @@ func TestStatusTable(t *testing.T) {
 		{Machine: api.MachineStatus{Name: "db-1", State: api.StateInitialReplication, Health: api.Healthy, Assignment: api.Assignment{Server: "ps-1"}},
 			Stream: &stream.Status{Disks: []stream.DiskProgress{{Name: "Hard disk 1", Size: 1 << 30, Done: 1 << 29, Bytes: 1 << 20}}}},
 		{Machine: api.MachineStatus{Name: "app-1", State: api.StateResyncRequired, Health: api.Critical,
-			Problems: []api.Problem{{Code: api.CodeSessionLost, Component: "agent", Cause: "no session for 5s", Action: "resync"}}}},
+			Problems: []api.Problem{{Code: api.CodeSessionLost, Component: "agent", Cause: "no session for 5s", Action: "resync",
+				Health: api.Critical, Evidence: "the log", Failover: true, Since: now}}}},
 		{Machine: api.MachineStatus{Name: "app-2", State: api.StateProtected}, Stream: &stream.Status{Complete: true, StoredTime: now.Add(-7 * time.Second), Points: 12}},
 	}
 	var out bytes.Buffer
 	printStatus(&out, lines, now)
-	for _, want := range []string{"Hard disk 1 50 % of 1.0 GiB, 1.0 MiB sent", "ResyncRequired", "DRV-3001 agent: no session for 5s", "| 7s ", "| 12 "} {
+	for _, want := range []string{"Hard disk 1 50 % of 1.0 GiB, 1.0 MiB sent", "ResyncRequired", "app-1: DRV-3001 Critical, agent: no session for 5s (since ", "failover possible)",
+		"evidence: the log", "do: resync", "| 7s ", "| 12 "} {
 		require.Contains(t, out.String(), want)
 	}
 }

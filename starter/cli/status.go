@@ -172,9 +172,21 @@ func printStatus(w io.Writer, lines []machineLine, now time.Time) {
 	t.Render()
 	for _, l := range lines {
 		for _, p := range l.Machine.Problems {
-			_, _ = fmt.Fprintf(w, "%s: %s %s: %s\n    %s\n", l.Machine.Name, p.Code, p.Component, p.Cause, p.Action)
+			printProblem(w, l.Machine.Name, p)
 		}
 	}
+}
+
+func printProblem(w io.Writer, machine string, p api.Problem) {
+	possible := "not possible"
+	if p.Failover {
+		possible = "possible"
+	}
+	_, _ = fmt.Fprintf(w, "%s: %s %s, %s: %s (since %s, failover %s)\n", machine, p.Code, p.Health, p.Component, p.Cause, p.Since.Local().Format(time.DateTime), possible)
+	if p.Evidence != "" {
+		_, _ = fmt.Fprintf(w, "    evidence: %s\n", p.Evidence)
+	}
+	_, _ = fmt.Fprintf(w, "    do: %s\n", p.Action)
 }
 
 // progress is one line per disk while a base pass runs.

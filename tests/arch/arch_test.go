@@ -4,8 +4,6 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
-	"go/parser"
-	"go/token"
 	"io"
 	"io/fs"
 	"os"
@@ -202,23 +200,4 @@ func TestDocumentsLinks(t *testing.T) {
 		return nil
 	})
 	require.NoError(t, err)
-}
-
-// TestCodesAreDocumented holds that every code a person may meet is explained.
-func TestCodesAreDocumented(t *testing.T) {
-	doc, err := os.ReadFile(filepath.Join(root(t), "docs", "errors.md"))
-	require.NoError(t, err)
-	codes := 0
-	for _, path := range []string{"workflows/api/api.go", "datapath/health/health.go"} {
-		file, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root(t), path), nil, 0)
-		require.NoError(t, err)
-		for name, object := range file.Scope.Objects {
-			value, ok := literal(object.Decl, name)
-			if strings.HasPrefix(name, "Code") && ok {
-				codes++
-				require.Contains(t, string(doc), "| "+value+" |", "%s (%s) is not explained in docs/errors.md", name, value)
-			}
-		}
-	}
-	require.Greater(t, codes, 15, "the codes were found")
 }

@@ -96,17 +96,18 @@ const (
 
 // Problem is an entry of a machine's list of errors.
 type Problem struct {
-	Code      string    `json:"code"`      // stable, e.g. "DRV-3001"
-	Component string    `json:"component"` // e.g. "process server ps-1"
-	Cause     string    `json:"cause"`
-	Evidence  string    `json:"evidence,omitempty"`
-	Action    string    `json:"action"` // what the operator should do
-	Health    Health    `json:"health"`
-	Failover  bool      `json:"failoverPossible"`
-	Since     time.Time `json:"since"`
+	Code      string `json:"code"`      // stable, e.g. "DRV-3001"
+	Component string `json:"component"` // e.g. "process server ps-1"
+	Cause     string `json:"cause"`
+	Evidence  string `json:"evidence,omitempty"` // what was seen, or where to look
+	Action    string `json:"action"`             // what the operator should do
+	Health    Health `json:"health"`
+	// Failover: with this error, the machine can be failed over to a recovery point it has.
+	Failover bool      `json:"failoverPossible"`
+	Since    time.Time `json:"since"`
 }
 
-// Codes of problems and of application errors. docs/errors.md lists them all.
+// Codes of problems and of application errors; errors.go explains each.
 const (
 	CodeNotInState       = "DRV-2001" // the action is not possible in this state
 	CodeBusy             = "DRV-2002" // another action is running on the machine
@@ -123,6 +124,7 @@ const (
 	CodeDiskNew          = "DRV-3006" // the VM has a disk that is neither protected nor excluded
 	CodeRPO              = "DRV-3101" // RPO over the threshold
 	CodeResyncFailed     = "DRV-3201"
+	CodeResyncPaused     = "DRV-3202" // a resync was stopped before its end
 	CodeFenced           = "DRV-3301"
 	CodeDiffers          = "DRV-3401" // source and replica differ, and what differs could not be mended
 	CodeMended           = "DRV-3402" // source and replica differed; what differed was sent again

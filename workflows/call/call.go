@@ -3,7 +3,7 @@
 // or a retry policy is decided in one place.
 //
 // Three rules hold for all. Retries are bounded and never repeat a permanent
-// error (api/faults.go). Long activities heartbeat, so that a lost host is
+// error (api/errors.go). Long activities heartbeat, so that a lost host is
 // noticed. A call that changes something is waited for when it is cancelled
 // ("settled"), so that its undo never runs beside it.
 package call

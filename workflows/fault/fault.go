@@ -1,7 +1,7 @@
 // Package fault makes and reads the typed errors of workflows. The type of an
 // application error is one of the api.Code* constants, stands in histories and
 // is what people look up in docs/errors.md; which of them are tried again is
-// decided in api/faults.go.
+// decided in api/errors.go.
 package fault
 
 import (

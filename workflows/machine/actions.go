@@ -104,8 +104,8 @@ func (e *entity) resync(ctx workflow.Context, q api.QueuedAction) (api.ActionRes
 	})
 	if err != nil {
 		e.raise(ctx, api.Problem{
-			Code: api.CodeResyncFailed, Component: "resync", Cause: fault.Message(err), Health: api.Critical, Failover: true,
-			Action: "Mend the cause, then resynchronise again.",
+			Code: api.CodeResyncFailed, Component: "resync", Cause: fault.Message(err), Health: api.Critical,
+			Evidence: fmt.Sprintf("workflow %s-resync-%d", e.id, e.counter),
 		})
 		e.setState(ctx, api.StateResyncRequired)
 		return api.ActionResult{}, err

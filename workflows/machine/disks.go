@@ -77,7 +77,7 @@ func (e *entity) enterDisks(ctx workflow.Context, code string, found []diskFindi
 		e.clear(ctx, code)
 		return
 	}
-	p := api.Problem{Code: code, Component: "disks", Action: found[0].action, Health: found[0].health, Failover: true}
+	p := api.Problem{Code: code, Component: "disks", Action: found[0].action, Health: found[0].health}
 	what := make([]string, len(found))
 	for i, f := range found {
 		what[i] = f.what
@@ -86,16 +86,17 @@ func (e *entity) enterDisks(ctx workflow.Context, code string, found []diskFindi
 		}
 	}
 	p.Cause, p.Evidence = strings.Join(what, "; "), e.vcenterError
-	if !slices.Contains(e.s.Problems, e.sinceBefore(p)) {
+	if p = p.Complete(); !slices.Contains(e.s.Problems, e.sinceBefore(p)) {
 		e.raise(ctx, p)
 	}
 }
 
 // sinceBefore gives the problem as it stands in the list if nothing about it is new.
 func (e *entity) sinceBefore(p api.Problem) api.Problem {
+	p.Evidence, p.Action = e.named(p.Evidence), e.named(p.Action)
 	for _, q := range e.s.Problems {
 		if q.Code == p.Code {
-			p.Since = q.Since
+			p.Since, p.Failover = q.Since, q.Failover
 		}
 	}
 	return p

@@ -276,6 +276,44 @@ func TestBrokenAndResync(t *testing.T) {
 	require.Contains(t, w.called, api.ActNotify)
 }
 
+// TestProblemsAreWhole: whatever raised it, an error says all that a person needs.
+func TestProblemsAreWhole(t *testing.T) {
+	w := newWorld(t)
+	w.fails[api.ActChooseServer] = temporal.NewNonRetryableApplicationError("no process server of the site was heard of", api.CodeNoServer, nil)
+	look := func(code string, possible bool) {
+		w.then(func() {
+			p := w.status().Problems[0]
+			require.Equal(t, code, p.Code)
+			require.Equal(t, possible, p.Failover)
+			for _, text := range []string{p.Component, p.Cause, p.Evidence, p.Action, string(p.Health)} {
+				require.NotEmpty(t, text, "%+v", p)
+				require.NotContains(t, text, "NAME")
+			}
+			require.False(t, p.Since.IsZero())
+		})
+	}
+	w.at -= 50 * time.Second
+	look(api.CodeNoServer, false) // no point to go to yet
+	w.expect(api.StateProtected)
+	w.then(func() {
+		b := stream.Broken{Code: api.CodeReplicaDamaged, Cause: "a gap"}
+		require.NoError(t, w.CompleteActivity(w.watching, api.ReplicateResult{Broken: &b}, nil))
+	})
+	look(api.CodeReplicaDamaged, true)
+	w.then(func() { w.fails[api.ActBase] = fault.New(api.CodeReplicaDamaged, "it broke again") })
+	w.ask(api.ActionResync, api.ActionRequest{})
+	w.then(func() {
+		p := w.status().Problems[1]
+		require.Equal(t, api.CodeResyncFailed, p.Code)
+		require.Contains(t, p.Cause, "it broke again")
+		require.Contains(t, p.Action, "drover resync db-1")
+		require.Contains(t, p.Evidence, "-resync-")
+		require.True(t, p.Failover)
+	})
+	w.ask(api.ActionFailover, api.ActionRequest{})
+	w.play()
+}
+
 func TestFailedFailoverGoesBackToProtected(t *testing.T) {
 	w := newWorld(t)
 	w.then(func() {

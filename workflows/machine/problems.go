@@ -2,6 +2,7 @@ package machine
 
 import (
 	"slices"
+	"strings"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -30,9 +31,9 @@ func (e *entity) raise(ctx workflow.Context, p api.Problem) {
 	if p.Since.IsZero() {
 		p.Since = workflow.Now(ctx)
 	}
-	if p.Health == "" {
-		p.Health = api.Warning
-	}
+	p = p.Complete()
+	p.Evidence, p.Action = e.named(p.Evidence), e.named(p.Action)
+	p.Failover = e.failoverPossible(p.Code)
 	i := slices.IndexFunc(e.s.Problems, func(q api.Problem) bool { return q.Code == p.Code })
 	if i >= 0 {
 		p.Since = e.s.Problems[i].Since
@@ -53,6 +54,19 @@ func (e *entity) raise(ctx workflow.Context, p api.Problem) {
 	})
 }
 
+// named puts the machine's name into a text of the catalogue.
+func (e *entity) named(text string) string { return strings.ReplaceAll(text, "NAME", e.s.Name) }
+
+// failoverPossible reports whether the machine can be failed over to a recovery point it
+// has in spite of an error.
+func (e *entity) failoverPossible(code string) bool {
+	switch e.s.State {
+	case api.StateProtected, api.StateResyncRequired, api.StateResyncing, api.StatePaused:
+		return !e.reverse() && api.Explain(code).Failover != api.FailoverBlocked
+	}
+	return false // it has no point yet, or does not run at the source
+}
+
 // clear takes problems away, by code.
 func (e *entity) clear(ctx workflow.Context, codes ...string) {
 	before := len(e.s.Problems)
@@ -71,8 +85,7 @@ func (e *entity) clearStream(ctx workflow.Context) {
 // broken marks the machine for resync.
 func (e *entity) broken(ctx workflow.Context, b stream.Broken) {
 	e.raise(ctx, api.Problem{
-		Code: b.Code, Component: "replication", Cause: b.Cause, Since: b.Since, Health: api.Critical, Failover: true,
-		Action: "Mend the cause, then resynchronise (action resync). The recovery points there are stay usable.",
+		Code: b.Code, Component: "replication", Cause: b.Cause, Since: b.Since, Health: api.Critical,
 	})
 	e.setState(ctx, api.StateResyncRequired)
 }
@@ -80,7 +93,7 @@ func (e *entity) broken(ctx workflow.Context, b stream.Broken) {
 // failed enters a problem from an error.
 func (e *entity) failed(ctx workflow.Context, component, action string, err error) {
 	e.raise(ctx, api.Problem{
-		Code: codeOf(err), Component: component, Cause: fault.Message(err), Action: action, Health: api.Warning, Failover: true,
+		Code: codeOf(err), Component: component, Cause: fault.Message(err), Action: action, Health: api.Warning,
 	})
 }
 

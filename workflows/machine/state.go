@@ -92,6 +92,9 @@ func (e *entity) show(ctx workflow.Context) {
 		}
 	}
 	e.s.Health = healthOf(e.s.Problems)
+	for i := range e.s.Problems {
+		e.s.Problems[i].Failover = e.failoverPossible(e.s.Problems[i].Code)
+	}
 	err := workflow.UpsertTypedSearchAttributes(ctx,
 		keyword(api.SearchState, string(e.s.State)), keyword(api.SearchHealth, string(e.s.Health)),
 		keyword(api.SearchPolicy, e.s.Policy), keyword(api.SearchMachine, e.s.Name))
