@@ -12,33 +12,46 @@ import (
 	"drover/workflows/api"
 )
 
-// searchAttributes are the ones that the workflows set.
-var searchAttributes = []string{api.SearchState, api.SearchHealth, api.SearchPolicy, api.SearchMachine, api.SearchPlan}
-
-// registerSearchAttributes makes the namespace know our search attributes. Where
-// an administrator has to do it the attempt is refused, which is only logged.
 func (s *server) registerSearchAttributes(ctx context.Context, c client.Client) error {
-	operator := c.OperatorService()
-	namespace := s.config.Temporal.Namespace
+	return searchAttributes(ctx, c.OperatorService(), s.config.Temporal.Namespace)
+}
+
+// searchAttributes makes the namespace know our search attributes. Where they are
+// missing and only an administrator may add them, the worker does not start: every
+// workflow would stand still at its first step.
+func searchAttributes(ctx context.Context, operator operatorservice.OperatorServiceClient, namespace string) error {
 	list, err := operator.ListSearchAttributes(ctx, &operatorservice.ListSearchAttributesRequest{Namespace: namespace})
 	if err != nil {
 		return fmt.Errorf("list the search attributes of namespace %s: %w", namespace, err)
 	}
-	missing := map[string]enumspb.IndexedValueType{}
-	for _, name := range searchAttributes {
-		if _, ok := list.GetCustomAttributes()[name]; !ok {
-			missing[name] = enumspb.INDEXED_VALUE_TYPE_KEYWORD
+	add := map[string]enumspb.IndexedValueType{}
+	var missing []api.SearchAttribute
+	for _, a := range api.SearchAttributes() {
+		have, ok := list.GetCustomAttributes()[a.Name]
+		if ok && have != kind(a) {
+			return fmt.Errorf("the search attribute %s of namespace %s has the type %s, it must be %s: remove it (temporal operator search-attribute remove), then %s",
+				a.Name, namespace, have, a.Kind(), api.SearchAttributesCommand(namespace, []api.SearchAttribute{a}))
+		}
+		if !ok {
+			add[a.Name], missing = kind(a), append(missing, a)
 		}
 	}
 	if len(missing) == 0 {
 		return nil
 	}
-	_, err = operator.AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{Namespace: namespace, SearchAttributes: missing})
+	_, err = operator.AddSearchAttributes(ctx, &operatorservice.AddSearchAttributesRequest{Namespace: namespace, SearchAttributes: add})
 	if err != nil {
-		s.log.Warn("the search attributes could not be registered; ask the administrator of Temporal to add them as Keyword",
-			"namespace", namespace, "missing", len(missing), "error", err.Error())
+		return fmt.Errorf("namespace %s lacks %d search attributes and they could not be registered: %w; have the administrator of Temporal run: %s",
+			namespace, len(missing), err, api.SearchAttributesCommand(namespace, missing))
 	}
 	return nil
+}
+
+func kind(a api.SearchAttribute) enumspb.IndexedValueType {
+	if a.List {
+		return enumspb.INDEXED_VALUE_TYPE_KEYWORD_LIST
+	}
+	return enumspb.INDEXED_VALUE_TYPE_KEYWORD
 }
 
 // startVault starts the vault's workflow unless it runs already.

@@ -54,15 +54,6 @@ func VerifyWorkflowID(id ident.MachineID) string { return "verify-" + id.String(
 // DiscoveryWorkflowID is the workflow id of a vCenter's discovery.
 func DiscoveryWorkflowID(vcenter string) string { return "discovery-" + vcenter }
 
-// Search attributes (all Keyword but DroverPoints, Int).
-const (
-	SearchState   = "DroverState"
-	SearchHealth  = "DroverHealth"
-	SearchPolicy  = "DroverPolicy"
-	SearchMachine = "DroverMachine" // the VM's name
-	SearchPlan    = "DroverPlan"
-)
-
 // State of a protected machine.
 type State string
 
@@ -377,6 +368,8 @@ type MachineStatus struct {
 	Possible   []string        `json:"possible"`          // actions possible now
 	VM         VM              `json:"vm"`
 	Policy     string          `json:"policy"`
+	Plans      []string        `json:"plans,omitempty"` // that name the machine
+	Site       string          `json:"site,omitempty"`
 	Assignment Assignment      `json:"assignment"`
 	Target     *TargetMachine  `json:"target,omitempty"`
 	TargetRun  string          `json:"targetRun,omitempty"` // the failover's workflow id: the target's tags and the point's hold carry it

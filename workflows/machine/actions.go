@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	enums "go.temporal.io/api/enums/v1"
+	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"drover/workflows/api"
@@ -24,6 +25,8 @@ func child[Out any](ctx workflow.Context, e *entity, name, short string, in any)
 	ctx = workflow.WithChildOptions(ctx, workflow.ChildWorkflowOptions{
 		WorkflowID: id, TaskQueue: api.ControlQueue, WaitForCancellation: true, StaticSummary: e.s.Name,
 		ParentClosePolicy: enums.PARENT_CLOSE_POLICY_REQUEST_CANCEL,
+		TypedSearchAttributes: temporal.NewSearchAttributes(
+			keyword(api.SearchMachine, e.s.Name), keyword(api.SearchPolicy, e.s.Policy)),
 	})
 	e.s.Child = id
 	err := workflow.ExecuteChildWorkflow(ctx, name, in).Get(ctx, &out)

@@ -9,7 +9,8 @@
 //	actions.go   what the actions do, one function each
 //	replicate.go what goes on between actions: enabling, base copy, watching
 //	disks.go     what the agent reports, and disks that change
-//	problems.go  problems, health, what Temporal's UI shows
+//	problems.go  problems and health
+//	visible.go   search attributes and memo, for Temporal's UI
 package machine
 
 import (
@@ -44,6 +45,8 @@ type entity struct {
 	assigned ident.Epoch
 	lastSeen time.Time
 
+	version    workflow.Version // of this run's commands; see visible.go
+	published  []string         // search attributes and memo, as they were written last
 	id         string
 	running    *api.QueuedAction
 	ended      bool // the action that ran has ended, the loop has not looked yet
@@ -59,6 +62,7 @@ type entity struct {
 // Workflow is the entity. It ends when the machine is unprotected.
 func Workflow(ctx workflow.Context, in api.MachineInput) (api.MachineStatus, error) {
 	e := &entity{in: in, id: workflow.GetInfo(ctx).WorkflowExecution.ID}
+	e.version = workflow.GetVersion(ctx, "machine", workflow.DefaultVersion, 1)
 	if err := e.restore(ctx); err != nil {
 		return api.MachineStatus{}, err
 	}
@@ -113,7 +117,7 @@ func (e *entity) restore(ctx workflow.Context) error {
 			return fmt.Errorf("state of version %d, this worker knows %d: upgrade it", c.Version, carryVersion)
 		}
 		e.s, e.counter, e.recent, e.queue = c.Status, c.Counter, c.Recent, c.Queue
-		e.s.Excluded = e.in.Exclude
+		e.s.Excluded, e.s.Site = e.in.Exclude, e.in.Site
 		e.joined, e.assigned, e.lastSeen = c.Joined, c.Assigned, c.LastSeen
 		e.in.Carry = nil
 		return nil
@@ -121,7 +125,7 @@ func (e *entity) restore(ctx workflow.Context) error {
 	e.s = api.MachineStatus{
 		Machine: e.in.VM.Machine, Name: e.in.VM.Name, VM: e.in.VM, Policy: e.in.Policy.Name, PolicySpec: e.in.Policy,
 		TargetSpec: e.in.Target, Protected: protected(e.in.VM, e.in.Exclude), State: api.StateEnabling,
-		Health: api.Healthy, Since: workflow.Now(ctx), Excluded: e.in.Exclude,
+		Health: api.Healthy, Since: workflow.Now(ctx), Excluded: e.in.Exclude, Site: e.in.Site,
 	}
 	return nil
 }

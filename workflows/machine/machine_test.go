@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/activity"
 	"go.temporal.io/sdk/temporal"
@@ -311,6 +312,42 @@ func TestProblemsAreWhole(t *testing.T) {
 		require.True(t, p.Failover)
 	})
 	w.ask(api.ActionFailover, api.ActionRequest{})
+	w.play()
+}
+
+// TestWhatTheTemporalUIShows: search attributes and memo follow the machine, and are
+// written only when they change.
+func TestWhatTheTemporalUIShows(t *testing.T) {
+	w := newWorld(t)
+	w.input.Site = "berlin"
+	attributes := map[string]any{}
+	memo, memos := "", 0
+	w.OnUpsertTypedSearchAttributes(mock.Anything).Run(func(args mock.Arguments) {
+		for key, value := range args.Get(0).(temporal.SearchAttributes).GetUntypedValues() {
+			attributes[key.GetName()] = value
+		}
+	}).Return(nil)
+	w.OnUpsertMemo(mock.Anything).Run(func(args mock.Arguments) {
+		memo, memos = args.Get(0).(map[string]any)[api.MemoSummary].(string), memos+1
+	}).Return(nil)
+	w.expect(api.StateProtected)
+	w.then(func() {
+		require.Equal(t, "Protected", attributes[api.SearchState])
+		require.Equal(t, "berlin", attributes[api.SearchSite])
+		require.Equal(t, "Healthy", attributes[api.SearchHealth])
+		require.Equal(t, "gold", attributes[api.SearchPolicy])
+		require.Equal(t, "db-1: Protected, Healthy; policy gold", memo)
+		require.Equal(t, 3, memos, "Enabling, InitialReplication, Protected")
+		e := api.ReplicationEvent{Problem: api.Problem{Code: api.CodeRPO, Cause: "too old"}}
+		for range 5 {
+			w.SignalWorkflow(api.SignalReplicationEvent, e)
+		}
+	})
+	w.then(func() {
+		require.Equal(t, "Warning", attributes[api.SearchHealth])
+		require.Equal(t, "db-1: Protected, Warning; policy gold; DRV-3101 too old", memo)
+		require.Equal(t, 4, memos)
+	})
 	w.play()
 }
 

@@ -3,7 +3,6 @@ package machine
 import (
 	"slices"
 
-	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/workflow"
 
 	"drover/datapath/ident"
@@ -95,17 +94,8 @@ func (e *entity) show(ctx workflow.Context) {
 	for i := range e.s.Problems {
 		e.s.Problems[i].Failover = e.failoverPossible(e.s.Problems[i].Code)
 	}
-	err := workflow.UpsertTypedSearchAttributes(ctx,
-		keyword(api.SearchState, string(e.s.State)), keyword(api.SearchHealth, string(e.s.Health)),
-		keyword(api.SearchPolicy, e.s.Policy), keyword(api.SearchMachine, e.s.Name))
-	if err != nil {
-		workflow.GetLogger(ctx).Warn("search attributes are not kept", "error", err)
-	}
+	e.publish(ctx)
 	workflow.SetCurrentDetails(ctx, e.describe())
-}
-
-func keyword(name, value string) temporal.SearchAttributeUpdate {
-	return temporal.NewSearchAttributeKeyKeyword(name).ValueSet(value)
 }
 
 func (e *entity) describe() string {

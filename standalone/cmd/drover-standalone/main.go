@@ -71,8 +71,11 @@ func addressFlags(cmd *cobra.Command, opts *temporalserver.Options) {
 // searchAttributes are those by which the Temporal UI filters machines and plans.
 func searchAttributes() map[string]enumspb.IndexedValueType {
 	out := map[string]enumspb.IndexedValueType{}
-	for _, name := range []string{api.SearchState, api.SearchHealth, api.SearchPolicy, api.SearchMachine, api.SearchPlan} {
-		out[name] = enumspb.INDEXED_VALUE_TYPE_KEYWORD
+	for _, a := range api.SearchAttributes() {
+		out[a.Name] = enumspb.INDEXED_VALUE_TYPE_KEYWORD
+		if a.List {
+			out[a.Name] = enumspb.INDEXED_VALUE_TYPE_KEYWORD_LIST
+		}
 	}
 	return out
 }
