@@ -13,8 +13,9 @@ import (
 
 // Bounds of the waiting.
 const (
-	heartbeatEvery = 5 * time.Second // the heartbeat timeout on the control queue is 20 s
-	agentPoll      = time.Second     // how often the registry is asked for an agent
+	heartbeatEvery = 5 * time.Second  // the heartbeat timeout on the control queue is 20 s
+	agentPoll      = time.Second      // how often the registry is asked for an agent
+	askMachine     = 15 * time.Second // one query of a machine's entity
 )
 
 // Config of the activities.
@@ -29,11 +30,12 @@ type Config struct {
 type Control struct {
 	Config
 	heartbeatEvery, agentPoll time.Duration
+	now                       func() time.Time
 }
 
 // New makes the activities.
 func New(c Config) *Control {
-	return &Control{Config: c, heartbeatEvery: heartbeatEvery, agentPoll: agentPoll}
+	return &Control{Config: c, heartbeatEvery: heartbeatEvery, agentPoll: agentPoll, now: time.Now}
 }
 
 // Activities gives the functions by their activity type.
@@ -47,5 +49,6 @@ func (c *Control) Activities() map[string]any {
 		api.ActMachineAction: c.MachineAction,
 		api.ActAwaitAgent:    c.AwaitAgent,
 		api.ActListAgents:    c.ListAgents,
+		api.ActResyncWork:    c.ResyncWork,
 	}
 }

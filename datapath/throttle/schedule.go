@@ -43,6 +43,19 @@ func Compile(rules []Rule) (Schedule, error) {
 	return s, nil
 }
 
+// Until reports whether the window is open at t, and if so when it closes.
+func (w Window) Until(t time.Time) (end time.Time, open bool, err error) {
+	s, err := Compile([]Rule{{Limit: MinRate, Window: &w}})
+	if err != nil || !s.rules[0].open(t) {
+		return time.Time{}, false, err
+	}
+	// Minute by minute: whatever daylight saving does, it is what open says.
+	end = t.Truncate(time.Minute)
+	for limit := t.Add(48 * time.Hour); s.rules[0].open(end) && end.Before(limit); end = end.Add(time.Minute) {
+	}
+	return end, true, nil
+}
+
 // CheckZones gives the windows whose time zone does not exist. It reads the zone
 // database, which workflows must not.
 func CheckZones(rules []Rule) []Problem {

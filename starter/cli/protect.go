@@ -35,7 +35,7 @@ func (a *app) protectCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			in.Policy = p
+			in.Policy, in.PolicyHash = p.Policy, p.Hash
 			vms, err := a.findVMs(cmd.Context(), vcenter, args)
 			if err != nil {
 				return err

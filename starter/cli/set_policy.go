@@ -11,7 +11,7 @@ import (
 
 func (a *app) setPolicyCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "set-policy VM POLICY", Short: "Let a machine replicate under another policy, or a changed one",
+		Use: "set-policy VM POLICY", Short: "Let a machine replicate under another policy",
 		Example: "  drover set-policy db-1 gold",
 		Args:    cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -19,21 +19,21 @@ func (a *app) setPolicyCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return a.act(cmd.Context(), args[0], api.ActionSetPolicy, api.ActionRequest{Policy: &p})
+			return a.act(cmd.Context(), args[0], api.ActionSetPolicy, api.ActionRequest{Policy: &p.Policy, PolicyHash: p.Hash})
 		},
 	}
 }
 
 // policyNamed reads a policy from the vault.
-func (a *app) policyNamed(ctx context.Context, name string) (api.Policy, error) {
+func (a *app) policyNamed(ctx context.Context, name string) (api.StoredPolicy, error) {
 	v, err := a.vault(ctx)
 	if err != nil {
-		return api.Policy{}, err
+		return api.StoredPolicy{}, err
 	}
 	for _, p := range v.Policies {
 		if p.Policy.Name == name {
-			return p.Policy, nil
+			return p, nil
 		}
 	}
-	return api.Policy{}, &notFoundError{fmt.Errorf("no policy %q; `drover policy list` lists them, `drover policy apply -f FILE` adds one", name)}
+	return api.StoredPolicy{}, &notFoundError{fmt.Errorf("no policy %q; `drover policy list` lists them, `drover policy apply -f FILE` adds one", name)}
 }

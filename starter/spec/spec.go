@@ -51,13 +51,24 @@ func (e *Error) Error() string {
 func ReadPolicy(path string) (api.Policy, error) {
 	var p api.Policy
 	err := read(path, &p, func() []api.FieldError {
-		wrong := append(api.ValidatePolicy(p), zones("throttle", p.Throttle)...)
+		wrong := append(api.ValidateNewPolicy(p), zonesOf("", p)...)
 		if p.Failback != nil {
-			wrong = append(wrong, zones("failback.throttle", p.Failback.Throttle)...)
+			wrong = append(wrong, zonesOf("failback.", *p.Failback)...)
 		}
 		return wrong
 	})
 	return p, err
+}
+
+// zonesOf gives the time zones of a policy that do not exist.
+func zonesOf(at string, p api.Policy) []api.FieldError {
+	out := zones(at+"throttle", p.Throttle)
+	if w := p.Resync.Window; w.TimeZone != "" {
+		for _, f := range zones("", []throttle.Rule{{Window: &w}}) {
+			out = append(out, api.FieldError{Path: at + "resync.window.timeZone", Reason: f.Reason})
+		}
+	}
+	return out
 }
 
 // zones gives the time zones that do not exist, which workflows cannot look up.

@@ -71,6 +71,19 @@ func TestThrottlesThatAreRefused(t *testing.T) {
 	}
 }
 
+func TestResyncWindowsThatAreRefused(t *testing.T) {
+	const policy = "name: gold\ncutInterval: 30s\nresync:\n  automatic: true\n  window: "
+	for text, want := range map[string]string{
+		"{start: \"22:00\", end: \"06:00\"}":                                "resync.window.timeZone: want an IANA name",
+		"{timeZone: Mars/Base, start: \"22:00\", end: \"06:00\"}":           ":5:22: resync.window.timeZone: \"Mars/Base\": no such time zone",
+		"{timeZone: UTC, start: \"22:00\", end: \"22:00\"}":                 "resync.window.end: \"22:00\" is the start too",
+		"{timeZone: UTC, start: \"22:00\", end: \"06:00\"}\n  atOnce: 65\n": "resync.atOnce: 65: want 0 (4) to 64",
+	} {
+		_, err := ReadPolicy(write(t, policy+text))
+		require.ErrorContains(t, err, want)
+	}
+}
+
 func TestConsistencyGroups(t *testing.T) {
 	const policy = "name: gold\ncutInterval: 30s\nconsistencyGroup: "
 	p, err := ReadPolicy(write(t, policy+"{name: shop, readyWithin: 20s}\n"))

@@ -152,6 +152,7 @@ func (s *server) serve(ctx context.Context, metrics prometheus.Gatherer) error {
 	g.Go(func(ctx context.Context) error { return s.api.Serve(ctx, listener) })
 	g.Go(s.temporal.Run)
 	g.Go(newReporter(reports{s.registry}, s.temporal, s.log).run)
+	g.Go(newKeeper(s.temporal, s.log).run)
 	g.Go(func(ctx context.Context) error {
 		return service.ServeMetrics(ctx, s.config.Metrics, metrics, s.healthy)
 	})

@@ -20,6 +20,7 @@ const (
 	ActVaultStatus   = "control.VaultStatus"   // nothing -> VaultStatus; a vault not yet started is an empty one
 	ActAwaitAgent    = "control.AwaitAgent"    // AwaitAgentInput -> AgentInfo; heartbeats
 	ActListAgents    = "control.ListAgents"    // ListAgentsInput -> ListAgentsResult
+	ActResyncWork    = "control.ResyncWork"    // ResyncWorkInput -> ResyncWork; heartbeats
 
 	ActChooseServer   = "replication.ChooseServer"       // ChooseServerInput -> Assignment
 	ActAssign         = "replication.Assign"             // AssignInput: tells the agent

@@ -44,8 +44,11 @@ func HostQueue(server string) string { return "drover-host-" + server }
 // VaultID is the workflow id of the one vault of a namespace.
 const VaultID = "vault"
 
+// MachineWorkflowPrefix is what the ids of machines' workflows begin with.
+const MachineWorkflowPrefix = "machine-"
+
 // MachineWorkflowID is the workflow id of a machine's entity.
-func MachineWorkflowID(id ident.MachineID) string { return "machine-" + id.String() }
+func MachineWorkflowID(id ident.MachineID) string { return MachineWorkflowPrefix + id.String() }
 
 // VerifyWorkflowID is the workflow id of the comparison of a machine's source with its
 // replica: one at a time, and who asks again joins it.
@@ -217,12 +220,14 @@ const (
 	ActionReenable     = "reenable"
 	ActionUnprotect    = "unprotect"
 	ActionSetPolicy    = "set-policy"
+	ActionStopResync   = "stop-resync"
 )
 
 // MachineActions lists the actions, in the order of the help texts.
 var MachineActions = []string{
 	ActionResync, ActionPause, ActionResume, ActionTestFailover, ActionCleanup, ActionFailover,
 	ActionCommit, ActionReprotect, ActionFailback, ActionReenable, ActionUnprotect, ActionSetPolicy,
+	ActionStopResync,
 }
 
 // QueryStatus is the query of every workflow of ours: MachineStatus, PlanStatus,
@@ -243,9 +248,13 @@ type ActionRequest struct {
 	PlanRun  string      `json:"planRun,omitempty"`  // the plan run that asks
 	Policy   *Policy     `json:"policy,omitempty"`   // set-policy
 	KeepData bool        `json:"keepData,omitempty"` // unprotect: keep replica and points
-	// OnlyIfRequired makes a resync do nothing unless the machine is marked for it
-	// (the resync window asks so).
+	// PolicyHash is the hash of Policy in the vault.
+	PolicyHash string `json:"policyHash,omitempty"`
+	// OnlyIfRequired makes a resync do nothing unless the machine is marked for it, and
+	// nobody has stopped it (the resync window asks so).
 	OnlyIfRequired bool `json:"onlyIfRequired,omitempty"`
+	// Window: stop-resync is asked for by the end of a window; the next one goes on.
+	Window bool `json:"window,omitempty"`
 	// Changed: a resync that the machine asks of itself, for disks that grew or came.
 	Changed bool `json:"changed,omitempty"`
 	// Exclude and Include (resync) change which disks are not protected, by label or
@@ -306,8 +315,10 @@ type TargetDisk struct {
 type MachineInput struct {
 	VM     VM     `json:"vm"`
 	Policy Policy `json:"policy"`
-	Target Target `json:"target"`
-	Site   string `json:"site,omitempty"`
+	// PolicyHash is its hash in the vault.
+	PolicyHash string `json:"policyHash,omitempty"`
+	Target     Target `json:"target"`
+	Site       string `json:"site,omitempty"`
 	// Exclude lists disks (backing uuids or labels) not to protect.
 	Exclude []string `json:"exclude,omitempty"`
 	// Carry is the entity's own state across continue-as-new; empty at the start.
@@ -321,7 +332,9 @@ type MachineCarry struct {
 	// Recent holds the results of the last requests by id, for idempotence.
 	Recent []RecentRequest `json:"recent,omitempty"`
 	Queue  []QueuedAction  `json:"queue,omitempty"`
-	// Version of this record; see workflows/machine/version.go.
+	// News of the vault that the machine has not taken yet.
+	News *VaultNews `json:"news,omitempty"`
+	// Version of this record; see workflows/machine/machine.go.
 	Version int `json:"version"`
 	// Joined: the vault knows the machine.
 	Joined bool `json:"joined,omitempty"`
@@ -345,6 +358,8 @@ type QueuedAction struct {
 	Action  string        `json:"action"`
 	Request ActionRequest `json:"request"`
 	Asked   time.Time     `json:"asked,omitempty"`
+	// Joined are the ids of requests for the same that came meanwhile.
+	Joined []string `json:"joined,omitempty"`
 }
 
 // Refusal is a request by signal that was refused; updates get the error itself.
@@ -379,11 +394,16 @@ type MachineStatus struct {
 	Transfers  []Transfer      `json:"transfers,omitempty"` // the last 16 base passes
 	Since      time.Time       `json:"since"`               // in this state
 	Resyncs    int             `json:"resyncs"`
-	Failovers  int             `json:"failovers"`
-	PolicySpec Policy          `json:"policySpec"`
-	TargetSpec Target          `json:"targetSpec"`
-	Protected  []VMDisk        `json:"protected"`
-	Excluded   []string        `json:"excluded,omitempty"` // disks not to protect: backing uuids or labels
+	// ResyncHeld: somebody stopped the resync; nothing but a person starts it again.
+	ResyncHeld bool `json:"resyncHeld,omitempty"`
+	// PolicyHash is that of the policy in the vault, Follows what the machine has taken of it.
+	PolicyHash string   `json:"policyHash,omitempty"`
+	Follows    string   `json:"follows,omitempty"`
+	Failovers  int      `json:"failovers"`
+	PolicySpec Policy   `json:"policySpec"`
+	TargetSpec Target   `json:"targetSpec"`
+	Protected  []VMDisk `json:"protected"`
+	Excluded   []string `json:"excluded,omitempty"` // disks not to protect: backing uuids or labels
 	// Agent is what the machine's agent reported last; its LastSeen is of then.
 	Agent *AgentReport `json:"agent,omitempty"`
 }

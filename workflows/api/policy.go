@@ -28,7 +28,8 @@ type Policy struct {
 	Compression codec.Choice `json:"compression,omitzero"`
 	// Throttle limits the bandwidth of each machine, in windows of time.
 	Throttle []throttle.Rule `json:"throttle,omitempty"`
-	// Failback is made from the rest when absent; see FailbackPolicy.
+	// Failback is for the way back, while the machine runs in the target; the vault makes
+	// it from the rest when it is absent.
 	Failback *Policy `json:"failback,omitempty"`
 }
 
@@ -47,6 +48,21 @@ type ConsistencyGroup struct {
 	// FrozenWithin bounds the wait until all are frozen; 0 is 1 s.
 	FrozenWithin Duration `json:"frozenWithin,omitempty"`
 }
+
+// ForFailback is the policy of the way back: its own, or one that is like this one.
+func (p Policy) ForFailback() Policy {
+	if p.Failback != nil {
+		return *p.Failback
+	}
+	back := p
+	back.Name = p.Name + failbackSuffix
+	if len(back.Name) > MaxName {
+		back.Name = p.Name[:MaxName-len(failbackSuffix)] + failbackSuffix
+	}
+	return back
+}
+
+const failbackSuffix = "-failback"
 
 // Group is the name of the policy's consistency group; empty: none.
 func (p Policy) Group() string {
@@ -68,9 +84,23 @@ func (g *ConsistencyGroup) Stream() *stream.Group {
 type ResyncPolicy struct {
 	// AfterDisconnect marks a machine that had no session for so long; 0 never.
 	AfterDisconnect Duration `json:"afterDisconnect"`
-	// Automatic runs it in the window; else by hand only.
+	// Automatic runs it in the window, or at any time when there is none; else by hand only.
 	Automatic bool   `json:"automatic"`
 	Window    Window `json:"window"`
+	// AtOnce is how many machines of a process server are resynchronised in the window at
+	// the same time; 0 is DefaultAtOnce.
+	AtOnce int `json:"atOnce,omitempty"`
+}
+
+// DefaultAtOnce is how many resyncs a window runs per process server.
+const DefaultAtOnce = 4
+
+// Limit is AtOnce or its default.
+func (p ResyncPolicy) Limit() int {
+	if p.AtOnce == 0 {
+		return DefaultAtOnce
+	}
+	return p.AtOnce
 }
 
 // Window is a daily window of time.

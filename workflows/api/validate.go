@@ -31,6 +31,7 @@ const (
 	MinAppConsistent = time.Hour
 	MaxAppConsistent = 12 * time.Hour
 	MaxRetentionStep = 16
+	MaxAtOnce        = 64 // resyncs of a window per process server
 	MaxActionRetries = 20
 	MaxActionTimeout = 7 * 24 * time.Hour
 	MaxFallBackSizes = 8
@@ -98,6 +99,9 @@ func (c *checker) policy(at string, p Policy) {
 	if err := p.Compression.Validate(); err != nil {
 		c.fail(at+"compression", "%v", err)
 	}
+	if p.Resync.AtOnce < 0 || p.Resync.AtOnce > MaxAtOnce {
+		c.fail(at+"resync.atOnce", "%d: want 0 (%d) to %d", p.Resync.AtOnce, DefaultAtOnce, MaxAtOnce)
+	}
 	c.retention(at+"retention", p)
 	c.window(at+"resync.window", p.Resync.Window)
 	for _, wrong := range throttle.Check(p.Throttle) {
@@ -148,6 +152,27 @@ func (c *checker) window(at string, w Window) {
 	}
 	for _, p := range w.Check() {
 		c.fail(at+p.Path, "%s", p.Reason)
+	}
+}
+
+// ValidateNewPolicy gives what is wrong with a policy that somebody wants to keep: more
+// than with one that machines have had for long.
+func ValidateNewPolicy(p Policy) []FieldError {
+	c := &checker{errs: ValidatePolicy(p)}
+	c.resync("resync.window", p.Resync.Window)
+	if p.Failback != nil {
+		c.resync("failback.resync.window", p.Failback.Resync.Window)
+	}
+	return c.errs
+}
+
+func (c *checker) resync(at string, w Window) {
+	switch {
+	case w.Start == "" && w.End == "" && w.TimeZone == "" && len(w.Days) == 0:
+	case w.TimeZone == "":
+		c.fail(at+".timeZone", "want an IANA name such as Europe/Berlin or UTC")
+	case w.Start == w.End:
+		c.fail(at+".end", "%q is the start too; to resynchronise at any time leave the window out", w.End)
 	}
 }
 

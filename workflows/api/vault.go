@@ -1,6 +1,8 @@
 package api
 
 import (
+	"slices"
+	"strings"
 	"time"
 
 	"drover/datapath/ident"
@@ -51,6 +53,57 @@ type VaultMember struct {
 	Policy  string          `json:"policy"`
 	// RPOThreshold is its policy's, where a run looks its machines up.
 	RPOThreshold Duration `json:"rpoThreshold,omitempty"`
+	// Follows says what the machine has taken of the vault: VaultNews.Digest.
+	Follows string `json:"follows,omitempty"`
+}
+
+// SignalVault tells a machine's entity what the vault has for it.
+const SignalVault = "vault"
+
+// VaultNews is what the vault has for a machine: its policy, and the plans that name
+// it. The configuration server sends it to machines that have not taken it yet.
+type VaultNews struct {
+	Policy     Policy   `json:"policy"`
+	PolicyHash string   `json:"policyHash"`
+	Plans      []string `json:"plans,omitempty"`
+}
+
+// Digest names the content.
+func (n VaultNews) Digest() string {
+	hash := n.PolicyHash
+	if len(hash) > 16 {
+		hash = hash[:16]
+	}
+	return strings.Join(append([]string{n.Policy.Name, hash}, n.Plans...), " ")
+}
+
+// News gives what the vault has for one of its machines; false when it does not have
+// the machine's policy.
+func (v VaultStatus) News(m VaultMember) (VaultNews, bool) {
+	var n VaultNews
+	for _, p := range v.Policies {
+		if p.Policy.Name == m.Policy {
+			n.Policy, n.PolicyHash = p.Policy, p.Hash
+		}
+	}
+	for _, p := range v.Plans {
+		if p.Plan.names(m) {
+			n.Plans = append(n.Plans, p.Plan.Name)
+		}
+	}
+	slices.Sort(n.Plans)
+	return n, n.PolicyHash != ""
+}
+
+func (p Plan) names(m VaultMember) bool {
+	for _, g := range p.Groups {
+		for _, machine := range g.Machines {
+			if machine.Name == m.Name || machine.Name == m.Machine.String() {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // ApplyPolicy is the argument of VaultApplyPolicy.
@@ -112,10 +165,50 @@ type PointsInput struct {
 // ResyncWindowInput says for which policy the window opens; see WorkflowResyncWindow.
 type ResyncWindowInput struct {
 	Policy string `json:"policy"`
+	// Now resyncs at once, outside the window too, and until all are done.
+	Now bool `json:"now,omitempty"`
 }
 
-// ResyncWindowResult lists the machines that were asked to resync if marked.
+// ResyncWindowResult says what became of the policy's machines in a window.
 type ResyncWindowResult struct {
-	Asked   []VaultMember `json:"asked"`
-	Message string        `json:"message"`
+	Resynced []VaultMember `json:"resynced,omitempty"`
+	Failed   []VaultMember `json:"failed,omitempty"` // each shows an error with its cause
+	Paused   []VaultMember `json:"paused,omitempty"` // they go on in the next window
+	Message  string        `json:"message"`
+}
+
+// ResyncWindowStatus answers the window's status query.
+type ResyncWindowStatus struct {
+	ResyncWindowResult
+	Running []VaultMember `json:"running,omitempty"`
+	Ends    time.Time     `json:"ends,omitzero"`
+}
+
+// ResyncWorkInput asks what there is to do in a resync window.
+type ResyncWorkInput struct {
+	Policy string `json:"policy"`
+	Now    bool   `json:"now,omitempty"`
+	// Mine are the machines whose resync the asking workflow has under way.
+	Mine []ident.MachineID `json:"mine,omitempty"`
+}
+
+// ResyncWork is what there is to do.
+type ResyncWork struct {
+	Open   bool      `json:"open"` // the window, or Now
+	Ends   time.Time `json:"ends,omitzero"`
+	AtOnce int       `json:"atOnce"` // per server
+	Reason string    `json:"reason,omitempty"`
+	// Marked are machines of the policy that wait for a resync, at most MaxResyncWork.
+	Marked []ResyncCandidate `json:"marked,omitempty"`
+	// Others are resyncs under way that are not the asker's, one entry each: its server.
+	Others []string `json:"others,omitempty"`
+}
+
+// MaxResyncWork bounds the machines of one answer.
+const MaxResyncWork = 500
+
+// ResyncCandidate is a machine that waits for a resync.
+type ResyncCandidate struct {
+	Member VaultMember `json:"member"`
+	Server string      `json:"server"`
 }

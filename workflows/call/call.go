@@ -44,6 +44,8 @@ const (
 	vcenterBackOff  = time.Minute
 	inventoryLimit  = 10 * time.Minute
 
+	resyncLook = 3 * time.Minute // every marked machine is asked
+
 	targetTimeout  = 15 * time.Minute
 	targetAttempts = 6
 	createTimeout  = 6 * time.Hour // making disks from a point copies them

@@ -49,6 +49,13 @@ func MachineAction(ctx workflow.Context, in api.MachineActionInput) (api.ActionR
 	return run[api.ActionResult](ctx, api.ActMachineAction, o, in)
 }
 
+// ResyncWork says what there is to do in a policy's resync window.
+func ResyncWork(ctx workflow.Context, in api.ResyncWorkInput) (api.ResyncWork, error) {
+	o := control()
+	o.StartToCloseTimeout, o.HeartbeatTimeout = resyncLook, controlBeat
+	return run[api.ResyncWork](ctx, api.ActResyncWork, o, in)
+}
+
 // AwaitAgent waits, at most for the limit, until the machine's agent was heard
 // of. The activity heartbeats and can be cancelled at any time.
 func AwaitAgent(ctx workflow.Context, in api.AwaitAgentInput, limit time.Duration) (api.AgentInfo, error) {

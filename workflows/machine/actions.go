@@ -45,7 +45,10 @@ func (e *entity) act(ctx workflow.Context, q api.QueuedAction) {
 	result, err := e.do(ctx, q)
 	result.Machine, result.Name, result.Action, result.State = e.s.Machine, e.s.Name, q.Action, e.s.State
 	e.remember(q.Request.RequestID, result, err)
-	e.s.Doing, e.running, e.ended = "", nil, true
+	for _, id := range e.running.Joined {
+		e.remember(id, result, err)
+	}
+	e.s.Doing, e.running, e.stopping, e.ended = "", nil, "", true
 	e.show(ctx)
 	e.judgeDisks(ctx)
 }
@@ -84,9 +87,13 @@ func (e *entity) do(ctx workflow.Context, q api.QueuedAction) (api.ActionResult,
 }
 
 func (e *entity) resync(ctx workflow.Context, q api.QueuedAction) (api.ActionResult, error) {
-	if q.Request.OnlyIfRequired && e.s.State != api.StateResyncRequired {
+	switch {
+	case q.Request.OnlyIfRequired && e.s.State != api.StateResyncRequired:
 		return api.ActionResult{Message: "no resync is required"}, nil
+	case q.Request.OnlyIfRequired && e.s.ResyncHeld:
+		return api.ActionResult{Message: "somebody stopped the resync; drover resync " + e.s.Name + " goes on"}, nil
 	}
+	e.s.ResyncHeld = false
 	if !e.reverse() {
 		disks := e.disksFor(q.Request)
 		same := sameDisks(e.s.Protected, disks)
@@ -105,6 +112,9 @@ func (e *entity) resync(ctx workflow.Context, q api.QueuedAction) (api.ActionRes
 	t, err := child[api.Transfer](ctx, e, api.WorkflowResync, "resync", resync.Params{
 		Grant: e.grant(), Assign: e.assign(), Cause: cause, Rescan: e.reverse(),
 	})
+	if err != nil && e.stopping != "" {
+		return api.ActionResult{}, e.stopped(ctx)
+	}
 	if err != nil {
 		e.raise(ctx, api.Problem{
 			Code: api.CodeResyncFailed, Component: "resync", Cause: fault.Message(err), Health: api.Critical,
@@ -220,10 +230,7 @@ func (e *entity) reprotect(ctx workflow.Context) (api.ActionResult, error) {
 		return api.ActionResult{}, fault.New(api.CodeInternal, "reprotect of %s: its target machine is not known", e.s.Name)
 	}
 	e.setState(ctx, api.StateReprotecting)
-	policy := e.s.PolicySpec
-	if policy.Failback != nil {
-		policy = *policy.Failback
-	}
+	policy := e.s.PolicySpec.ForFailback()
 	epoch := e.s.Assignment.Epoch + 1
 	out, err := child[failback.Moved](ctx, e, api.WorkflowReprotect, "reprotect", failback.ReprotectParams{
 		VM: e.s.VM, Disks: e.s.Protected, Target: *e.s.Target, NewEpoch: epoch, Site: e.in.Site,
@@ -295,10 +302,15 @@ func (e *entity) reenable(ctx workflow.Context) (api.ActionResult, error) {
 
 func (e *entity) setPolicy(ctx workflow.Context, q api.QueuedAction) (api.ActionResult, error) {
 	p := *q.Request.Policy
-	if err := call.VaultJoin(ctx, api.VaultMember{Machine: e.s.Machine, Name: e.s.Name, Policy: p.Name}); err != nil {
+	policy, spec, hash, follows := e.s.Policy, e.s.PolicySpec, e.s.PolicyHash, e.s.Follows
+	e.s.Policy, e.s.PolicySpec, e.s.PolicyHash = p.Name, p, q.Request.PolicyHash
+	if q.Request.By != byVault {
+		e.s.Follows = ""
+	}
+	if err := call.VaultJoin(ctx, e.member()); err != nil {
+		e.s.Policy, e.s.PolicySpec, e.s.PolicyHash, e.s.Follows = policy, spec, hash, follows
 		return api.ActionResult{}, err
 	}
-	e.s.Policy, e.s.PolicySpec = p.Name, p
 	if p.ConsistencyGroup == nil {
 		e.clear(ctx, api.CodeGroupMissed) // else the watch says when it is over
 	}

@@ -22,7 +22,7 @@ func (e *entity) reported(ctx workflow.Context, r api.AgentReport) {
 		return
 	}
 	r.State, r.Detail = "", "" // of a moment that is over; the stream says what goes on
-	e.s.Agent, e.news = &r, true
+	e.s.Agent, e.disksNews = &r, true
 	e.judgeDisks(ctx)
 }
 
@@ -175,7 +175,7 @@ func (e *entity) diskChanges() (disks []api.VMDisk, what []string) {
 func (e *entity) takeDisks(ctx workflow.Context) {
 	defer func() { e.taking = false }()
 	for e.s.State == api.StateProtected && e.changesWanted() && e.possible(api.ActionResync) == nil {
-		e.news = false
+		e.disksNews = false
 		vm, err := call.VerifyVMReady(ctx, api.VMRef{VCenter: e.s.VM.VCenter, InstanceUUID: e.s.VM.InstanceUUID})
 		if ctx.Err() != nil {
 			return
@@ -194,7 +194,7 @@ func (e *entity) takeDisks(ctx workflow.Context) {
 			return
 		}
 		e.judgeDisks(ctx)
-		if _, err := workflow.AwaitWithTimeout(ctx, diskLook, func() bool { return e.news }); err != nil {
+		if _, err := workflow.AwaitWithTimeout(ctx, diskLook, func() bool { return e.disksNews }); err != nil {
 			return
 		}
 	}

@@ -6,6 +6,8 @@
 //	machine.go   the main loop
 //	state.go     states, and which action is possible in which
 //	requests.go  updates and signals: validation, idempotence, the queue
+//	stop.go      ending a resync before its end
+//	follow.go    changes in the vault: policy and plans
 //	actions.go   what the actions do, one function each
 //	replicate.go what goes on between actions: enabling, base copy, watching
 //	disks.go     what the agent reports, and disks that change
@@ -15,6 +17,7 @@ package machine
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
@@ -44,6 +47,7 @@ type entity struct {
 	joined   bool
 	assigned ident.Epoch
 	lastSeen time.Time
+	news     *api.VaultNews
 
 	version    workflow.Version // of this run's commands; see visible.go
 	published  []string         // search attributes and memo, as they were written last
@@ -53,8 +57,13 @@ type entity struct {
 	background *background
 	gone       bool // unprotected
 
+	cancelAction workflow.CancelFunc // of the action that runs
+	stopping     string              // why the resync that runs is being stopped
+	asides       int                 // things under way that nobody waits for
+	signals      []workflow.ReceiveChannel
+
 	taking       bool   // takeDisks runs
-	news         bool   // of agent or vCenter, since takeDisks looked
+	disksNews    bool   // of agent or vCenter, since takeDisks looked
 	stirred      bool   // what goes on between actions may have to be started
 	vcenterError string // why vCenter did not tell about disks
 }
@@ -74,7 +83,9 @@ func Workflow(ctx workflow.Context, in api.MachineInput) (api.MachineStatus, err
 	for !e.gone {
 		if e.mayContinueAsNew(ctx) {
 			e.stopBackground(ctx)
-			return e.s, workflow.NewContinueAsNewError(ctx, api.WorkflowMachine, e.carry())
+			if e.settled(ctx) {
+				return e.s, workflow.NewContinueAsNewError(ctx, api.WorkflowMachine, e.carry())
+			}
 		}
 		e.startBackground(ctx)
 		if err := workflow.Await(ctx, func() bool { return e.due(ctx) }); err != nil {
@@ -88,7 +99,7 @@ func Workflow(ctx workflow.Context, in api.MachineInput) (api.MachineStatus, err
 
 // due reports whether there is something to do.
 func (e *entity) due(ctx workflow.Context) bool {
-	return e.ended || e.stirred || e.background != nil && e.background.done ||
+	return e.ended || e.stirred || e.mayFollow() || e.background != nil && e.background.done ||
 		e.running == nil && len(e.queue) > 0 || e.mayContinueAsNew(ctx)
 }
 
@@ -100,10 +111,14 @@ func (e *entity) step(ctx workflow.Context) {
 		e.background = nil
 		b.then()
 	}
+	if e.mayFollow() {
+		e.follow(ctx)
+	}
 	if e.running == nil && len(e.queue) > 0 {
 		next := e.queue[0]
 		e.queue = e.queue[1:]
 		e.running = &next
+		ctx, e.cancelAction = workflow.WithCancel(ctx)
 		workflow.Go(ctx, func(ctx workflow.Context) { e.act(ctx, next) })
 	}
 }
@@ -117,6 +132,7 @@ func (e *entity) restore(ctx workflow.Context) error {
 			return fmt.Errorf("state of version %d, this worker knows %d: upgrade it", c.Version, carryVersion)
 		}
 		e.s, e.counter, e.recent, e.queue = c.Status, c.Counter, c.Recent, c.Queue
+		e.news = c.News
 		e.s.Excluded, e.s.Site = e.in.Exclude, e.in.Site
 		e.joined, e.assigned, e.lastSeen = c.Joined, c.Assigned, c.LastSeen
 		e.in.Carry = nil
@@ -125,23 +141,38 @@ func (e *entity) restore(ctx workflow.Context) error {
 	e.s = api.MachineStatus{
 		Machine: e.in.VM.Machine, Name: e.in.VM.Name, VM: e.in.VM, Policy: e.in.Policy.Name, PolicySpec: e.in.Policy,
 		TargetSpec: e.in.Target, Protected: protected(e.in.VM, e.in.Exclude), State: api.StateEnabling,
-		Health: api.Healthy, Since: workflow.Now(ctx), Excluded: e.in.Exclude, Site: e.in.Site,
+		Health: api.Healthy, Since: workflow.Now(ctx), Excluded: e.in.Exclude, Site: e.in.Site, PolicyHash: e.in.PolicyHash,
 	}
 	return nil
 }
 
 // mayContinueAsNew reports whether the history is long and nothing is under way
-// that would be lost.
+// that would be lost: no action with its child, no update that waits, no signal that
+// has arrived. What the background waits for is begun again by the next run.
 func (e *entity) mayContinueAsNew(ctx workflow.Context) bool {
-	return workflow.GetInfo(ctx).GetContinueAsNewSuggested() && e.running == nil && !e.ended &&
-		workflow.AllHandlersFinished(ctx) && (e.background == nil || e.background.restartable)
+	return workflow.GetInfo(ctx).GetContinueAsNewSuggested() && e.running == nil && !e.ended && e.asides == 0 &&
+		workflow.AllHandlersFinished(ctx) && (e.background == nil || e.background.restartable) && !e.waiting()
+}
+
+// settled lets what arrived together with the reason to continue as new be taken, and
+// reports whether there still is nothing under way: a signal may be in the hands of a
+// coroutine that had no turn yet.
+func (e *entity) settled(ctx workflow.Context) bool {
+	turns := 0
+	err := workflow.Await(ctx, func() bool { turns++; return turns > 1 })
+	return err == nil && e.mayContinueAsNew(ctx)
+}
+
+// waiting reports whether a signal has arrived that was not taken yet.
+func (e *entity) waiting() bool {
+	return slices.ContainsFunc(e.signals, func(c workflow.ReceiveChannel) bool { return c.Len() > 0 })
 }
 
 func (e *entity) carry() api.MachineInput {
 	in := e.in
 	in.VM, in.Policy = e.s.VM, e.s.PolicySpec
 	in.Carry = &api.MachineCarry{
-		Version: carryVersion, Status: e.s, Counter: e.counter, Recent: e.recent, Queue: e.queue,
+		Version: carryVersion, Status: e.s, Counter: e.counter, Recent: e.recent, Queue: e.queue, News: e.news,
 		Joined: e.joined, Assigned: e.assigned, LastSeen: e.lastSeen,
 	}
 	return in

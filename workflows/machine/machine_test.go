@@ -39,6 +39,9 @@ type world struct {
 	input    api.MachineInput
 	vm       *api.VM // as vCenter tells it; nil: as it was
 	bases    []api.BaseInput
+	slow     bool // resyncs take until finish
+	joined   []api.VaultMember
+	grants   []api.GrantInput
 }
 
 func newWorld(t *testing.T) *world {
@@ -47,7 +50,7 @@ func newWorld(t *testing.T) *world {
 	w.SetTestTimeout(30 * time.Second)
 	for name, f := range map[string]any{
 		api.WorkflowMachine:            Workflow,
-		api.WorkflowInitialReplication: resync.InitialReplication, api.WorkflowResync: resync.Resync, api.WorkflowFailover: failover.Workflow,
+		api.WorkflowInitialReplication: resync.InitialReplication, api.WorkflowResync: w.resync, api.WorkflowFailover: failover.Workflow,
 		api.WorkflowTestFailover: failover.TestWorkflow, api.WorkflowReprotect: failback.Reprotect, api.WorkflowFailback: failback.Workflow, api.WorkflowReenable: failback.Reenable,
 	} {
 		w.RegisterWorkflowWithOptions(f, workflow.RegisterOptions{Name: name})
@@ -55,6 +58,20 @@ func newWorld(t *testing.T) *world {
 	w.activities()
 	return w
 }
+
+// resync is the runbook; a slow one waits before it begins.
+func (w *world) resync(ctx workflow.Context, p resync.Params) (api.Transfer, error) {
+	if w.slow {
+		s := workflow.NewSelector(ctx)
+		s.AddReceive(ctx.Done(), func(workflow.ReceiveChannel, bool) {})
+		s.AddReceive(workflow.GetSignalChannel(ctx, "finish"), func(c workflow.ReceiveChannel, _ bool) { c.Receive(ctx, nil) })
+		s.Select(ctx)
+	}
+	return resync.Resync(ctx, p)
+}
+
+// finish lets the resync under way come to its end.
+func (w *world) finish() { require.NoError(w.t, w.SignalWorkflowByID(w.status().Child, "finish", nil)) }
 
 func (w *world) note(name string) error {
 	w.mu.Lock()
@@ -81,7 +98,7 @@ func reg[In, Out any](w *world, name string, f func(In) Out) {
 type none struct{}
 
 func (w *world) activities() {
-	reg(w, api.ActVaultJoin, func(api.VaultMember) none { return none{} })
+	reg(w, api.ActVaultJoin, func(m api.VaultMember) none { w.joined = append(w.joined, m); return none{} })
 	reg(w, api.ActVaultLeave, func(ident.MachineID) none { return none{} })
 	reg(w, api.ActAwaitAgent, func(in api.AwaitAgentInput) api.AgentInfo {
 		return api.AgentInfo{Instance: in.Instance, Report: w.report}
@@ -93,7 +110,10 @@ func (w *world) activities() {
 	})
 	reg(w, api.ActAssign, func(in api.AssignInput) none { w.assigns = append(w.assigns, in); return none{} })
 	reg(w, api.ActUnassign, func(api.UnassignInput) none { return none{} })
-	reg(w, api.ActGrant, func(in api.GrantInput) none { w.granted = append(w.granted, in.Assignment.Epoch); return none{} })
+	reg(w, api.ActGrant, func(in api.GrantInput) none {
+		w.granted, w.grants = append(w.granted, in.Assignment.Epoch), append(w.grants, in)
+		return none{}
+	})
 	reg(w, api.ActRevoke, func(api.FenceInput) none { return none{} })
 	reg(w, api.ActFence, func(api.FenceInput) none { return none{} })
 	reg(w, api.ActRemoveReplica, func(api.FenceInput) none { return none{} })

@@ -47,7 +47,7 @@ func (e *entity) raise(ctx workflow.Context, p api.Problem) {
 	e.s.Problems = append(e.s.Problems, p)
 	e.show(ctx)
 	n := api.Notification{Subject: e.s.Name + ": " + p.Cause, Problem: p, Machine: e.s.Machine}
-	workflow.Go(ctx, func(ctx workflow.Context) {
+	e.aside(ctx, func(ctx workflow.Context) {
 		if err := call.Notify(ctx, n); err != nil {
 			workflow.GetLogger(ctx).Warn("notification was not sent", "error", err)
 		}
@@ -79,7 +79,7 @@ func (e *entity) clear(ctx workflow.Context, codes ...string) {
 // clearStream takes away all problems that a whole replication ends.
 func (e *entity) clearStream(ctx workflow.Context) {
 	e.clear(ctx, api.CodeSessionLost, api.CodeReplicaDamaged, api.CodeDiskChanged, api.CodeForcedShutdown,
-		api.CodeDiffers, api.CodeMended, api.CodeResyncFailed, api.CodeServerLost, api.CodeNoServer, api.CodeNoAgent, api.CodeGroupMissed, api.CodeInternal)
+		api.CodeDiffers, api.CodeMended, api.CodeResyncFailed, api.CodeResyncPaused, api.CodeServerLost, api.CodeNoServer, api.CodeNoAgent, api.CodeGroupMissed, api.CodeInternal)
 }
 
 // broken marks the machine for resync.

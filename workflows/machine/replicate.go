@@ -45,7 +45,7 @@ func (e *entity) startBackground(ctx workflow.Context) {
 		e.inBackground(ctx, true, e.replicate)
 	case api.StateResyncRequired:
 		w := e.s.PolicySpec.Resync
-		if w.Automatic && w.Window.Start == "" && e.missingOf(e.s.Protected) == nil {
+		if w.Automatic && w.Window.Start == "" && !e.s.ResyncHeld && e.missingOf(e.s.Protected) == nil {
 			e.inBackground(ctx, true, e.resyncSoon)
 		}
 	}
@@ -108,7 +108,7 @@ func pause(ctx workflow.Context, d time.Duration) bool { return workflow.Sleep(c
 // enable gets everything together that a first copy needs.
 func (e *entity) enable(ctx workflow.Context) func() {
 	for !e.joined {
-		err := call.VaultJoin(ctx, api.VaultMember{Machine: e.s.Machine, Name: e.s.Name, Policy: e.s.Policy})
+		err := call.VaultJoin(ctx, e.member())
 		if err == nil {
 			e.joined = true
 			break
@@ -287,7 +287,7 @@ func (e *entity) seen(ctx workflow.Context, vm api.VM) {
 		return
 	}
 	before, now := e.s.Protected, protected(vm, e.in.Exclude)
-	e.s.VM, e.news = vm, true
+	e.s.VM, e.disksNews = vm, true
 	if e.sourceReports() {
 		e.judgeDisks(ctx)
 		return
@@ -319,11 +319,10 @@ func sameDisks(a, b []api.VMDisk) bool {
 
 // policy is the one of the present direction.
 func (e *entity) policy() api.Policy {
-	p := e.s.PolicySpec
-	if e.reverse() && p.Failback != nil {
-		return *p.Failback
+	if e.reverse() {
+		return e.s.PolicySpec.ForFailback()
 	}
-	return p
+	return e.s.PolicySpec
 }
 
 // grant is what lets the machine stream in the present assignment.

@@ -44,6 +44,20 @@ func (e *entity) handlers(ctx workflow.Context) error {
 	return nil
 }
 
+// take receives the signals of a name, one after the other. What has arrived and was
+// not taken keeps the run from continuing as new.
+func take[T any](ctx workflow.Context, e *entity, name string, f func(workflow.Context, T)) {
+	signals := workflow.GetSignalChannel(ctx, name)
+	e.signals = append(e.signals, signals)
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		for {
+			var in T
+			signals.Receive(ctx, &in)
+			f(ctx, in)
+		}
+	})
+}
+
 // handle takes an action's updates and signals.
 func (e *entity) handle(ctx workflow.Context, action string) error {
 	update := func(ctx workflow.Context, r api.ActionRequest) (api.ActionResult, error) {
@@ -53,6 +67,9 @@ func (e *entity) handle(ctx workflow.Context, action string) error {
 		// What the validator saw may have changed: another request came first.
 		if err := e.check(action, r); err != nil {
 			return api.ActionResult{}, err
+		}
+		if action == api.ActionStopResync {
+			return e.stopResync(ctx, r)
 		}
 		e.enqueue(ctx, action, r)
 		if err := workflow.Await(ctx, func() bool { return e.resultOf(r.RequestID) != nil }); err != nil {
@@ -69,14 +86,7 @@ func (e *entity) handle(ctx workflow.Context, action string) error {
 	if err := workflow.SetUpdateHandlerWithOptions(ctx, action, update, workflow.UpdateHandlerOptions{Validator: validate}); err != nil {
 		return err
 	}
-	signals := workflow.GetSignalChannel(ctx, action)
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		for {
-			var r api.ActionRequest
-			signals.Receive(ctx, &r)
-			e.signalled(ctx, action, r)
-		}
-	})
+	take(ctx, e, action, func(ctx workflow.Context, r api.ActionRequest) { e.signalled(ctx, action, r) })
 	return nil
 }
 
@@ -91,13 +101,17 @@ func (e *entity) signalled(ctx workflow.Context, action string, r api.ActionRequ
 		e.show(ctx)
 		return
 	}
+	if action == api.ActionStopResync {
+		e.cancelResync(stopReason(r), !r.Window)
+		return
+	}
 	e.enqueue(ctx, action, r)
 }
 
 // check refuses a request that cannot be done now. One that is known already is
-// never refused.
+// never refused, nor one for the same as what is under way.
 func (e *entity) check(action string, r api.ActionRequest) error {
-	if e.known(r.RequestID) {
+	if e.known(r.RequestID) || e.same(action, r) != nil {
 		return nil
 	}
 	if err := e.possible(action); err != nil {
@@ -119,13 +133,42 @@ func (e *entity) check(action string, r api.ActionRequest) error {
 }
 
 func (e *entity) known(id string) bool {
-	return e.resultOf(id) != nil || e.running != nil && e.running.Request.RequestID == id ||
-		slices.ContainsFunc(e.queue, func(q api.QueuedAction) bool { return q.Request.RequestID == id })
+	is := func(q api.QueuedAction) bool { return q.Request.RequestID == id || slices.Contains(q.Joined, id) }
+	return e.resultOf(id) != nil || e.running != nil && is(*e.running) || slices.ContainsFunc(e.queue, is)
+}
+
+// same gives the action under way, or about to begin, that the request asks for too;
+// nil when there is none.
+func (e *entity) same(action string, r api.ActionRequest) *api.QueuedAction {
+	is := func(q api.QueuedAction) bool { return q.Action == action && sameRequest(q.Request, r) }
+	if e.running != nil && is(*e.running) {
+		return e.running
+	}
+	if i := slices.IndexFunc(e.queue, is); i >= 0 {
+		return &e.queue[i]
+	}
+	return nil
+}
+
+// sameRequest reports whether two requests of an action ask for the same, whoever asks
+// and why.
+func sameRequest(a, b api.ActionRequest) bool {
+	policy := a.Policy == nil && b.Policy == nil || a.Policy != nil && b.Policy != nil && a.Policy.Name == b.Policy.Name && a.PolicyHash == b.PolicyHash
+	return policy && a.Planned == b.Planned && a.Point == b.Point && a.PointID == b.PointID && a.Network == b.Network &&
+		a.KeepData == b.KeepData && a.OnlyIfRequired == b.OnlyIfRequired && a.Changed == b.Changed &&
+		slices.Equal(a.Exclude, b.Exclude) && slices.Equal(a.Include, b.Include)
 }
 
 func (e *entity) enqueue(ctx workflow.Context, action string, r api.ActionRequest) {
 	if e.known(r.RequestID) {
 		return
+	}
+	if q := e.same(action, r); q != nil {
+		q.Joined = append(q.Joined, r.RequestID)
+		return
+	}
+	if e.resyncing() { // of all actions, check lets only a failover come so far
+		e.cancelResync("a failover goes first", false)
 	}
 	e.queue = append(e.queue, api.QueuedAction{Action: action, Request: r, Asked: workflow.Now(ctx)})
 	e.show(ctx)
@@ -168,46 +211,24 @@ func (e *entity) remember(id string, result api.ActionResult, err error) {
 
 // listen takes the signals that are not requests.
 func (e *entity) listen(ctx workflow.Context) {
-	steps := workflow.GetSignalChannel(ctx, api.SignalStep)
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		for {
-			var p api.StepProgress
-			steps.Receive(ctx, &p)
-			if p.Run == e.s.Child {
-				e.s.Doing = p.Step
-				if e.running != nil {
-					e.s.Doing = e.running.Action + ": " + p.Step
-				}
-				workflow.SetCurrentDetails(ctx, e.describe())
-			}
+	take(ctx, e, api.SignalStep, func(ctx workflow.Context, p api.StepProgress) {
+		if p.Run != e.s.Child {
+			return
 		}
-	})
-	events := workflow.GetSignalChannel(ctx, api.SignalReplicationEvent)
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		for {
-			var ev api.ReplicationEvent
-			events.Receive(ctx, &ev)
-			if ev.Cleared {
-				e.clear(ctx, ev.Problem.Code)
-				continue
-			}
-			e.raise(ctx, ev.Problem)
+		e.s.Doing = p.Step
+		if e.running != nil {
+			e.s.Doing = e.running.Action + ": " + p.Step
 		}
+		workflow.SetCurrentDetails(ctx, e.describe())
 	})
-	inventory := workflow.GetSignalChannel(ctx, api.SignalInventory)
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		for {
-			var vm api.VM
-			inventory.Receive(ctx, &vm)
-			e.seen(ctx, vm)
+	take(ctx, e, api.SignalReplicationEvent, func(ctx workflow.Context, ev api.ReplicationEvent) {
+		if ev.Cleared {
+			e.clear(ctx, ev.Problem.Code)
+			return
 		}
+		e.raise(ctx, ev.Problem)
 	})
-	agents := workflow.GetSignalChannel(ctx, api.SignalAgent)
-	workflow.Go(ctx, func(ctx workflow.Context) {
-		for {
-			var r api.AgentReport
-			agents.Receive(ctx, &r)
-			e.reported(ctx, r)
-		}
-	})
+	take(ctx, e, api.SignalInventory, e.seen)
+	take(ctx, e, api.SignalAgent, e.reported)
+	take(ctx, e, api.SignalVault, e.told)
 }

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"slices"
+	"strings"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -25,15 +26,47 @@ var allowed = map[string][]api.State{
 	api.ActionReenable:     {api.StateFailedBack},
 	api.ActionUnprotect: {api.StateEnabling, api.StateInitialReplication, api.StateProtected, api.StateProtectedReverse,
 		api.StateResyncRequired, api.StatePaused, api.StateFailedOver, api.StateCommitted, api.StateFailedBack},
-	api.ActionSetPolicy: {api.StateProtected, api.StateProtectedReverse, api.StateResyncRequired, api.StatePaused},
+	api.ActionSetPolicy: {api.StateEnabling, api.StateProtected, api.StateProtectedReverse, api.StateResyncRequired, api.StatePaused,
+		api.StateFailedOver, api.StateCommitted, api.StateFailedBack},
+	api.ActionStopResync: {api.StateResyncing}, // it is what runs
 }
 
-// possible reports why the action is not possible now; nil when it is.
+// possible reports why the action is not possible now, and what is instead; nil when
+// it is.
 func (e *entity) possible(action string) error {
-	if e.running != nil || len(e.queue) > 0 {
+	err := e.free(action)
+	if err == nil {
+		return nil
+	}
+	instead := "nothing but to wait"
+	if all := e.possibleActions(); len(all) > 0 {
+		instead = strings.Join(all, ", ")
+	}
+	return fault.New(codeOf(err), "%s; possible now: %s", fault.Message(err), instead)
+}
+
+// free reports why the action is not possible now.
+func (e *entity) free(action string) error {
+	switch {
+	case action == api.ActionStopResync && !e.resyncing():
+		return fault.New(api.CodeNotInState, "stop-resync of %s: no resync is under way", e.s.Name)
+	case e.resyncing() && len(e.queue) == 0 && (action == api.ActionFailover || action == api.ActionStopResync):
+		return nil // a failover does not wait for hours: the resync goes on afterwards
+	case e.running != nil || len(e.queue) > 0:
 		return fault.New(api.CodeBusy, "%s of %s: %s is under way (%s); wait for its end", action, e.s.Name, e.busyWith(), e.s.Doing)
 	}
 	return e.possibleInState(action)
+}
+
+// possibleActions lists the actions that are possible now.
+func (e *entity) possibleActions() []string {
+	out := []string{}
+	for _, a := range api.MachineActions {
+		if e.free(a) == nil {
+			out = append(out, a)
+		}
+	}
+	return out
 }
 
 func (e *entity) busyWith() string {
@@ -84,12 +117,7 @@ func (e *entity) setState(ctx workflow.Context, s api.State) {
 // show keeps what people see in step: what is possible, health, search
 // attributes, the text in the UI.
 func (e *entity) show(ctx workflow.Context) {
-	e.s.Possible = []string{}
-	for _, a := range api.MachineActions {
-		if e.possible(a) == nil {
-			e.s.Possible = append(e.s.Possible, a)
-		}
-	}
+	e.s.Possible = e.possibleActions()
 	e.s.Health = healthOf(e.s.Problems)
 	for i := range e.s.Problems {
 		e.s.Problems[i].Failover = e.failoverPossible(e.s.Problems[i].Code)

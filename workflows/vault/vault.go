@@ -147,7 +147,7 @@ func (v *vault) machine(id ident.MachineID) int {
 }
 
 func (v *vault) checkPolicy(in api.ApplyPolicy) error {
-	if err := invalid("policy "+in.Policy.Name, api.ValidatePolicy(in.Policy)); err != nil {
+	if err := invalid("policy "+in.Policy.Name, api.ValidateNewPolicy(in.Policy)); err != nil {
 		return err
 	}
 	if v.policy(in.Policy.Name) < 0 && len(v.Policies) >= maxPolicies {
@@ -158,6 +158,8 @@ func (v *vault) checkPolicy(in api.ApplyPolicy) error {
 
 func (v *vault) applyPolicy(ctx workflow.Context, in api.ApplyPolicy) api.ApplyResult {
 	s := api.StoredPolicy{Policy: in.Policy, Hash: hash(in.Policy), Applied: workflow.Now(ctx), By: in.By}
+	back := in.Policy.ForFailback()
+	s.Policy.Failback = &back // the hash is of what was given
 	i := v.policy(in.Policy.Name)
 	switch {
 	case i < 0:
@@ -167,7 +169,7 @@ func (v *vault) applyPolicy(ctx workflow.Context, in api.ApplyPolicy) api.ApplyR
 		return api.ApplyResult{Hash: s.Hash, Message: "unchanged"}
 	}
 	v.Policies[i] = s
-	return api.ApplyResult{Changed: true, Hash: s.Hash, Message: "changed; machines take it with set-policy"}
+	return api.ApplyResult{Changed: true, Hash: s.Hash, Message: "changed; its machines follow by themselves"}
 }
 
 func (v *vault) checkPlan(in api.ApplyPlan) error {

@@ -116,3 +116,17 @@ func TestStateIsCarried(t *testing.T) {
 	_, status := play(t, &api.VaultStatus{Machines: []api.VaultMember{m}})
 	require.Equal(t, []api.VaultMember{m}, status.Machines)
 }
+
+// TestFailbackPolicyIsMade with the policy: like it, or as it was given.
+func TestFailbackPolicyIsMade(t *testing.T) {
+	own := gold()
+	own.Name, own.Failback = "silver", &api.Policy{Name: "slow", CutInterval: api.Duration(5 * time.Minute)}
+	r, s := play(t, nil, call{api.VaultApplyPolicy, api.ApplyPolicy{Policy: gold()}}, call{api.VaultApplyPolicy, api.ApplyPolicy{Policy: gold()}},
+		call{api.VaultApplyPolicy, api.ApplyPolicy{Policy: own}})
+	require.Equal(t, "unchanged", r[1].result.Message)
+	back := s.Policies[0].Policy.Failback
+	require.Equal(t, "gold-failback", back.Name)
+	require.Equal(t, gold().CutInterval, back.CutInterval)
+	require.Equal(t, gold().Retention, back.Retention)
+	require.Equal(t, "slow", s.Policies[1].Policy.Failback.Name)
+}
