@@ -12,6 +12,7 @@ import (
 	"drover/workflows/plan"
 	"drover/workflows/points"
 	"drover/workflows/resync"
+	"drover/workflows/rollback"
 	"drover/workflows/servers"
 	"drover/workflows/vault"
 	"drover/workflows/verify"
@@ -35,6 +36,8 @@ func All() []Named {
 		{api.WorkflowReprotect, failback.Reprotect},
 		{api.WorkflowFailback, failback.Workflow},
 		{api.WorkflowReenable, failback.Reenable},
+		{api.WorkflowRollBack, rollback.Workflow},
+		{api.WorkflowChangePoint, rollback.ChangePoint},
 		{api.WorkflowRecoveryPlan, plan.Workflow},
 		{api.WorkflowDiscovery, discovery.Workflow},
 		{api.WorkflowVault, vault.Workflow},

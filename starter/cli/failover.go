@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -35,6 +36,26 @@ func (p *pointFlags) into(r *api.ActionRequest) error {
 
 var pointHelp = "recovery point: " + choices()
 
+// timerFlags say what happens to a failover that nobody decides about.
+type timerFlags struct{ commit, back time.Duration }
+
+func (t *timerFlags) add(cmd *cobra.Command) {
+	cmd.Flags().DurationVar(&t.commit, "commit-after", 0, "commit by itself after so long")
+	cmd.Flags().DurationVar(&t.back, "roll-back-after", 0, "roll back by itself after so long, unless it is committed")
+}
+
+func (t *timerFlags) into() (after api.Duration, action string, err error) {
+	switch {
+	case t.commit < 0 || t.back < 0 || t.commit > 0 && t.back > 0:
+		return 0, "", &usageError{errors.New("want one of --commit-after and --roll-back-after, and more than 0")}
+	case t.back > 0:
+		return api.Duration(t.back), api.ActionRollBack, nil
+	case t.commit > 0:
+		return api.Duration(t.commit), api.ActionCommit, nil
+	}
+	return 0, "", nil
+}
+
 // choices are the choices of a recovery point, for people.
 func choices() string {
 	names := make([]string, len(api.PointChoices))
@@ -48,6 +69,7 @@ func (a *app) failoverCommand() *cobra.Command {
 	var planned, unplanned bool
 	var point pointFlags
 	var reason string
+	var timer timerFlags
 	cmd := &cobra.Command{
 		Use:   "failover VM --planned|--unplanned",
 		Short: "Bring a machine up on the target side",
@@ -65,12 +87,17 @@ func (a *app) failoverCommand() *cobra.Command {
 			if err := point.into(&r); err != nil {
 				return err
 			}
+			var err error
+			if r.CommitAfter, r.OnTimer, err = timer.into(); err != nil {
+				return err
+			}
 			return a.act(cmd.Context(), args[0], api.ActionFailover, r)
 		},
 	}
 	cmd.Flags().BoolVar(&planned, "planned", false, "both sides are there")
 	cmd.Flags().BoolVar(&unplanned, "unplanned", false, "the source may be gone")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, when the source cannot be shut down")
+	timer.add(cmd)
 	point.add(cmd)
 	return cmd
 }

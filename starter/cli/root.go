@@ -65,7 +65,7 @@ func (a *app) root(version string) *cobra.Command {
 	root.AddCommand(
 		a.vcenterCommand(), a.discoverCommand(), a.policyCommand(), a.protectCommand(), a.statusCommand(), a.serversCommand(), a.groupsCommand(), a.pointsCommand(),
 		a.verifyCommand(), a.resyncCommand(), a.pauseCommand(), a.resumeCommand(), a.planCommand(), a.evidenceCommand(),
-		a.testFailoverCommand(), a.cleanupCommand(), a.failoverCommand(), a.commitCommand(),
+		a.testFailoverCommand(), a.cleanupCommand(), a.failoverCommand(), a.changePointCommand(), a.commitCommand(), a.rollBackCommand(),
 		a.reprotectCommand(), a.failbackCommand(), a.reenableCommand(), a.setPolicyCommand(), a.unprotectCommand(),
 		exitCodesTopic(),
 	)

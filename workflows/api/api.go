@@ -24,6 +24,8 @@ const (
 	WorkflowReprotect          = "Reprotect"
 	WorkflowFailback           = "Failback"
 	WorkflowReenable           = "ReenableReplication"
+	WorkflowRollBack           = "RollBack"    // a failover, reprotect or failback is put back
+	WorkflowChangePoint        = "ChangePoint" // of a failover that is not committed
 	WorkflowRecoveryPlan       = "RecoveryPlan"
 	WorkflowDiscovery          = "Discovery"
 	WorkflowVault              = "Vault"
@@ -221,12 +223,17 @@ const (
 	ActionUnprotect    = "unprotect"
 	ActionSetPolicy    = "set-policy"
 	ActionStopResync   = "stop-resync"
+	// ActionRollBack puts back a failover that is not committed (the source runs again), a
+	// reprotect (the target's machine goes on alone) or a failback (the target's machine runs again).
+	ActionRollBack = "roll-back"
+	// ActionChangePoint makes the failed-over machine anew from another recovery point.
+	ActionChangePoint = "change-point"
 )
 
 // MachineActions lists the actions, in the order of the help texts.
 var MachineActions = []string{
 	ActionResync, ActionPause, ActionResume, ActionTestFailover, ActionCleanup, ActionFailover,
-	ActionCommit, ActionReprotect, ActionFailback, ActionReenable, ActionUnprotect, ActionSetPolicy,
+	ActionChangePoint, ActionCommit, ActionReprotect, ActionFailback, ActionReenable, ActionRollBack, ActionUnprotect, ActionSetPolicy,
 	ActionStopResync,
 }
 
@@ -250,6 +257,11 @@ type ActionRequest struct {
 	KeepData bool        `json:"keepData,omitempty"` // unprotect: keep replica and points
 	// PolicyHash is the hash of Policy in the vault.
 	PolicyHash string `json:"policyHash,omitempty"`
+	// CommitAfter (failover) decides by itself when nobody does so long: OnTimer says what.
+	CommitAfter Duration `json:"commitAfter,omitempty"`
+	OnTimer     string   `json:"onTimer,omitempty"` // commit (default) or roll-back
+	// CleanAfter (test failover) deletes what the test made when nobody does so long.
+	CleanAfter Duration `json:"cleanAfter,omitempty"`
 	// OnlyIfRequired makes a resync do nothing unless the machine is marked for it, and
 	// nobody has stopped it (the resync window asks so).
 	OnlyIfRequired bool `json:"onlyIfRequired,omitempty"`
@@ -406,6 +418,22 @@ type MachineStatus struct {
 	Excluded   []string `json:"excluded,omitempty"` // disks not to protect: backing uuids or labels
 	// Agent is what the machine's agent reported last; its LastSeen is of then.
 	Agent *AgentReport `json:"agent,omitempty"`
+	// Failover is what a roll-back of the failover needs to know.
+	Failover *FailoverFrom `json:"failoverFrom,omitempty"`
+	// Timers are the actions that the machine does by itself when nobody does them before.
+	Timers []Timer `json:"timers,omitempty"`
+}
+
+// FailoverFrom is how a machine was before its failover.
+type FailoverFrom struct {
+	State     State `json:"state"`
+	SourceOff bool  `json:"sourceOff,omitempty"` // it was switched off before it was shut down
+}
+
+// Timer is an action that is due by itself.
+type Timer struct {
+	Action string    `json:"action"`
+	At     time.Time `json:"at"`
 }
 
 // TestResult is the last test failover of a machine.
@@ -414,6 +442,7 @@ type TestResult struct {
 	Point   replica.Point  `json:"point"`
 	Machine *TargetMachine `json:"machine,omitempty"` // nil once cleaned up
 	Verdict string         `json:"verdict"`           // "passed", or what failed
+	Notes   string         `json:"notes,omitempty"`   // of who cleaned up
 	Cleaned bool           `json:"cleaned"`
 	Run     string         `json:"run"` // the test's workflow id
 }

@@ -48,6 +48,8 @@ type Result struct {
 	RTO      api.Duration      `json:"rto"`
 	Loss     api.Duration      `json:"loss"`
 	Warnings []string          `json:"warnings,omitempty"`
+	// SourceOff: the source was found switched off; a roll-back leaves it so.
+	SourceOff bool `json:"sourceOff,omitempty"`
 }
 
 // failover is one run of the runbook.
@@ -180,7 +182,7 @@ func (f *failover) tryShutdown(ctx workflow.Context) error {
 }
 
 func (f *failover) wentDown(ctx workflow.Context, r api.ShutdownResult) {
-	f.shutdown = &r
+	f.shutdown, f.out.SourceOff = &r, !r.WasOn
 	if r.WasOn {
 		f.heard = workflow.Now(ctx)
 	}

@@ -67,9 +67,13 @@ func (e *entity) do(ctx workflow.Context, q api.QueuedAction) (api.ActionResult,
 	case api.ActionTestFailover:
 		return e.testFailover(ctx, q)
 	case api.ActionCleanup:
-		return e.cleanup(ctx)
+		return e.cleanup(ctx, q.Request.Reason)
 	case api.ActionFailover:
 		return e.failover(ctx, q)
+	case api.ActionChangePoint:
+		return e.changePoint(ctx, q)
+	case api.ActionRollBack:
+		return e.rollBack(ctx, q)
 	case api.ActionCommit:
 		return e.commit(ctx)
 	case api.ActionReprotect:
@@ -164,10 +168,11 @@ func (e *entity) testFailover(ctx workflow.Context, q api.QueuedAction) (api.Act
 		return api.ActionResult{}, err
 	}
 	e.s.Test = &api.TestResult{Started: started, Run: run, Point: out.Point, Machine: &out.Machine, Verdict: "passed"}
+	e.arm(ctx, q.Request.CleanAfter, api.ActionCleanup)
 	return api.ActionResult{Message: "test failover passed", Point: &out.Point, Target: &out.Machine}, nil
 }
 
-func (e *entity) cleanup(ctx workflow.Context) (api.ActionResult, error) {
+func (e *entity) cleanup(ctx workflow.Context, notes string) (api.ActionResult, error) {
 	test := e.s.Test
 	if err := call.DeleteMachine(ctx, api.TargetRef{Name: failover.TestName(e.s.VM), Run: test.Run}); err != nil {
 		return api.ActionResult{}, err
@@ -177,7 +182,8 @@ func (e *entity) cleanup(ctx workflow.Context) (api.ActionResult, error) {
 			return api.ActionResult{}, err
 		}
 	}
-	test.Machine, test.Cleaned = nil, true
+	test.Machine, test.Cleaned, test.Notes = nil, true, notes
+	e.disarm(ctx, api.ActionCleanup)
 	return api.ActionResult{Message: "what the test made is deleted"}, nil
 }
 
@@ -199,6 +205,8 @@ func (e *entity) failover(ctx workflow.Context, q api.QueuedAction) (api.ActionR
 	e.s.Assignment.Epoch, e.assigned = epoch, 0
 	e.s.Target, e.s.TargetRun, e.s.FailoverTo, e.s.LastPoint = &out.Machine, fmt.Sprintf("%s-failover-%d", e.id, e.counter), &out.Point, out.Point.ID
 	e.s.Failovers++
+	e.s.Failover = &api.FailoverFrom{State: before, SourceOff: out.SourceOff}
+	e.arm(ctx, q.Request.CommitAfter, onTimer(q.Request))
 	e.clearStream(ctx)
 	e.clear(ctx, api.CodeRPO)
 	e.setState(ctx, api.StateFailedOver)
@@ -221,6 +229,7 @@ func (e *entity) commit(ctx workflow.Context) (api.ActionResult, error) {
 			return api.ActionResult{}, err
 		}
 	}
+	e.disarm(ctx, api.ActionCommit, api.ActionRollBack)
 	e.setState(ctx, api.StateCommitted)
 	return api.ActionResult{Message: "committed", Point: e.s.FailoverTo, Target: e.s.Target}, nil
 }
@@ -329,7 +338,7 @@ func (e *entity) unprotect(ctx workflow.Context, q api.QueuedAction) (api.Action
 		return api.ActionResult{}, err
 	}
 	if e.s.Test != nil && !e.s.Test.Cleaned {
-		if _, err := e.cleanup(ctx); err != nil {
+		if _, err := e.cleanup(ctx, ""); err != nil {
 			return api.ActionResult{}, err
 		}
 	}

@@ -11,6 +11,7 @@
 //	actions.go   what the actions do, one function each
 //	replicate.go what goes on between actions: enabling, base copy, watching
 //	disks.go     what the agent reports, and disks that change
+//	back.go      roll-back, change of recovery point, and what it does by itself later
 //	problems.go  problems and health
 //	visible.go   search attributes and memo, for Temporal's UI
 package machine
@@ -62,10 +63,11 @@ type entity struct {
 	asides       int                 // things under way that nobody waits for
 	signals      []workflow.ReceiveChannel
 
-	taking       bool   // takeDisks runs
-	disksNews    bool   // of agent or vCenter, since takeDisks looked
-	stirred      bool   // what goes on between actions may have to be started
-	vcenterError string // why vCenter did not tell about disks
+	timing       []api.Timer // that are waited for
+	taking       bool        // takeDisks runs
+	disksNews    bool        // of agent or vCenter, since takeDisks looked
+	stirred      bool        // what goes on between actions may have to be started
+	vcenterError string      // why vCenter did not tell about disks
 }
 
 // Workflow is the entity. It ends when the machine is unprotected.
@@ -88,6 +90,7 @@ func Workflow(ctx workflow.Context, in api.MachineInput) (api.MachineStatus, err
 			}
 		}
 		e.startBackground(ctx)
+		e.expire(ctx)
 		if err := workflow.Await(ctx, func() bool { return e.due(ctx) }); err != nil {
 			return e.s, err // the workflow itself was cancelled
 		}

@@ -21,6 +21,7 @@ import (
 	"drover/workflows/failover"
 	"drover/workflows/fault"
 	"drover/workflows/resync"
+	"drover/workflows/rollback"
 )
 
 // world is a machine's entity with everything around it.
@@ -42,6 +43,7 @@ type world struct {
 	slow     bool // resyncs take until finish
 	joined   []api.VaultMember
 	grants   []api.GrantInput
+	points   []ident.Seq // to be chosen next; 9 after them
 }
 
 func newWorld(t *testing.T) *world {
@@ -52,6 +54,7 @@ func newWorld(t *testing.T) *world {
 		api.WorkflowMachine:            Workflow,
 		api.WorkflowInitialReplication: resync.InitialReplication, api.WorkflowResync: w.resync, api.WorkflowFailover: failover.Workflow,
 		api.WorkflowTestFailover: failover.TestWorkflow, api.WorkflowReprotect: failback.Reprotect, api.WorkflowFailback: failback.Workflow, api.WorkflowReenable: failback.Reenable,
+		api.WorkflowRollBack: rollback.Workflow, api.WorkflowChangePoint: rollback.ChangePoint,
 	} {
 		w.RegisterWorkflowWithOptions(f, workflow.RegisterOptions{Name: name})
 	}
@@ -123,7 +126,13 @@ func (w *world) activities() {
 	})
 	reg(w, api.ActFinalCut, func(api.FenceInput) replica.Point { return replica.Point{ID: 9, Final: true, Time: w.Now()} })
 	reg(w, api.ActRelease, func(api.FenceInput) none { return none{} })
-	reg(w, api.ActChoosePoint, func(in api.ChoosePointInput) replica.Point { return replica.Point{ID: 9, Time: w.Now()} })
+	reg(w, api.ActChoosePoint, func(in api.ChoosePointInput) replica.Point {
+		point := replica.Point{ID: 9, Time: w.Now()}
+		if len(w.points) > 0 {
+			point.ID, w.points = w.points[0], w.points[1:]
+		}
+		return point
+	})
 	reg(w, api.ActReleasePoint, func(api.ReleasePointInput) none { return none{} })
 	reg(w, api.ActCheckNetwork, func(api.CheckNetworkInput) none { return none{} })
 	target := func(name string) api.TargetMachine {

@@ -126,6 +126,10 @@ func (e *entity) check(action string, r api.ActionRequest) error {
 		return validPolicy(*r.Policy)
 	case action == api.ActionFailover && r.Planned && e.s.State != api.StateProtected:
 		return fault.New(api.CodeNotInState, "planned failover of %s needs a whole replication, it is %s; resynchronise, or fail over unplanned", e.s.Name, e.s.State)
+	case action == api.ActionChangePoint && (r.Point == "" || r.Point.Common()):
+		return fault.New(api.CodeInvalid, "change-point of %s: name the recovery point, one of the machine's own", e.s.Name)
+	case r.CommitAfter < 0 || r.CleanAfter < 0 || !slices.Contains([]string{"", api.ActionCommit, api.ActionRollBack}, r.OnTimer):
+		return fault.New(api.CodeInvalid, "%s of %s: want a timer of 0 (none) or more, and %s or %s", action, e.s.Name, api.ActionCommit, api.ActionRollBack)
 	case r.Point == api.PointCustom && r.PointID == 0:
 		return fault.New(api.CodeInvalid, "%s of %s: a custom recovery point needs its number", action, e.s.Name)
 	}

@@ -21,6 +21,8 @@ var allowed = map[string][]api.State{
 	api.ActionCleanup:      nil, // whenever there is a test to clean up
 	api.ActionFailover:     {api.StateProtected, api.StateResyncRequired, api.StatePaused},
 	api.ActionCommit:       {api.StateFailedOver},
+	api.ActionChangePoint:  {api.StateFailedOver},
+	api.ActionRollBack:     {api.StateFailedOver, api.StateProtectedReverse, api.StateFailedBack},
 	api.ActionReprotect:    {api.StateCommitted},
 	api.ActionFailback:     {api.StateProtectedReverse},
 	api.ActionReenable:     {api.StateFailedBack},

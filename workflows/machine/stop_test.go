@@ -129,7 +129,7 @@ func TestRefusalsSayWhatIsPossible(t *testing.T) {
 	pause := w.ask(api.ActionPause, api.ActionRequest{})
 	w.play()
 	require.ErrorContains(t, commit.err, "commit of db-1 is not possible in state Protected; possible now: resync, pause, test-failover, failover, unprotect, set-policy")
-	require.ErrorContains(t, pause.err, "possible now: commit, unprotect, set-policy")
+	require.ErrorContains(t, pause.err, "possible now: change-point, commit, roll-back, unprotect, set-policy")
 }
 
 // news is what the vault has for the machine, after a change of its policy.
