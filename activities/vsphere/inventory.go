@@ -22,26 +22,25 @@ var inventoryProperties = []string{"name", "config", "runtime.powerState"}
 // Inventory reads all VMs of a vCenter, ordered by name. Templates, and VMs that
 // vCenter itself cannot read now, are left out.
 func (a *Activities) Inventory(ctx context.Context, v api.VCenter) (api.InventoryResult, error) {
-	s, err := a.login(ctx, v)
-	if err != nil {
-		return api.InventoryResult{}, err
-	}
-	defer s.logout(ctx)
-	vms, err := s.list(ctx, inventoryProperties)
-	if err != nil {
-		return api.InventoryResult{}, err
-	}
-	out := api.InventoryResult{UUID: s.client.ServiceContent.About.InstanceUuid}
-	for _, vm := range vms {
-		if vm.Config == nil || vm.Config.Template {
-			continue
+	var out api.InventoryResult
+	err := a.on(ctx, v, func(s *session) error {
+		vms, err := s.list(ctx, inventoryProperties)
+		out = api.InventoryResult{UUID: s.client.ServiceContent.About.InstanceUuid}
+		for _, vm := range vms {
+			if vm.Config != nil && !vm.Config.Template {
+				out.VMs = append(out.VMs, describe(v.Name, out.UUID, vm))
+			}
 		}
-		out.VMs = append(out.VMs, describe(v.Name, out.UUID, vm))
-	}
-	slices.SortFunc(out.VMs, func(x, y api.VM) int {
+		return err
+	})
+	sortVMs(out.VMs)
+	return out, err
+}
+
+func sortVMs(vms []api.VM) {
+	slices.SortFunc(vms, func(x, y api.VM) int {
 		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.InstanceUUID, y.InstanceUUID))
 	})
-	return out, nil
 }
 
 // describe gives a VM in our words.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,17 +17,20 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/vmware/govmomi"
 	vimsession "github.com/vmware/govmomi/session"
+	"github.com/vmware/govmomi/session/keepalive"
 	"github.com/vmware/govmomi/view"
 	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/soap"
 
 	"drover/workflows/api"
 )
 
-// session is a log-in at one vCenter.
+// session is a log-in at one vCenter. Many calls use it at once.
 type session struct {
 	name   string
+	key    string // of what it was opened with
 	client *govmomi.Client
 }
 
@@ -36,58 +40,123 @@ type credentials struct {
 	Password string `yaml:"password"`
 }
 
-const maxCredentials = 16 << 10
+const maxSecret = 256 << 10 // bytes of a file in the secrets directory
 
-func (a *Activities) credentials(name string) (credentials, error) {
-	var c credentials
+// secret reads a file of the secrets directory.
+func (a *Activities) secret(kind, name, hint string) ([]byte, error) {
 	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
-		return c, failed(api.CodeInvalid, nil, "credentials %q: want the plain name of a file in the configuration server's secrets directory", name)
+		return nil, failed(api.CodeInvalid, nil, "%s %q: want the plain name of a file in the configuration server's secrets directory", kind, name)
 	}
 	root, err := os.OpenRoot(a.config.Secrets)
 	if err != nil {
-		return c, failed(api.CodeInternal, err, "open the secrets directory")
+		return nil, failed(api.CodeInternal, err, "open the secrets directory")
 	}
 	defer func() { _ = root.Close() }()
 	b, err := root.ReadFile(name)
 	if err != nil {
-		return c, failed(api.CodeNotFound, err, "credentials %s: put a file with user: and password: into the configuration server's secrets directory", name)
+		return nil, failed(api.CodeNotFound, err, "%s %s: put %s into the configuration server's secrets directory", kind, name, hint)
+	}
+	if len(b) > maxSecret {
+		return nil, failed(api.CodeInvalid, nil, "%s %s: larger than %d bytes", kind, name, maxSecret)
+	}
+	return b, nil
+}
+
+func (a *Activities) credentials(name string) (credentials, error) {
+	var c credentials
+	b, err := a.secret("credentials", name, "a file with user: and password:")
+	if err != nil {
+		return c, err
 	}
 	// The decoder's error would show the file's text: it is not passed on.
-	if len(b) > maxCredentials || yaml.NewDecoder(bytes.NewReader(b), yaml.Strict()).Decode(&c) != nil || c.User == "" {
+	if yaml.NewDecoder(bytes.NewReader(b), yaml.Strict()).Decode(&c) != nil || c.User == "" {
 		return c, failed(api.CodeInvalid, nil, "credentials file %s: want two lines of YAML, user: and password:", name)
 	}
 	return c, nil
 }
 
-// login opens a session. The server is trusted by its thumbprint if one is given,
-// by the system's certificate authorities otherwise.
-func (a *Activities) login(ctx context.Context, v api.VCenter) (*session, error) {
-	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
-	defer cancel()
+// access is all that a session is opened with.
+type access struct {
+	vcenter api.VCenter
+	secret  credentials
+	ca      []byte // PEM; nil: the system's authorities
+}
+
+// access reads what the vCenter refers to, every time: what was changed counts at once.
+func (a *Activities) access(v api.VCenter) (access, error) {
+	out := access{vcenter: v}
 	u, err := url.Parse(v.URL)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
-		return nil, failed(api.CodeInvalid, nil, "vCenter %s: URL must be like https://host/sdk, without user or password", v.Name)
+		return out, failed(api.CodeInvalid, nil, "vCenter %s: URL must be like https://host/sdk, without user or password", v.Name)
 	}
-	secret, err := a.credentials(v.Credentials)
+	if out.secret, err = a.credentials(v.Credentials); err != nil || v.CA == "" {
+		return out, err
+	}
+	out.ca, err = a.secret("CA", v.CA, "the certificate authority's certificate (PEM)")
+	return out, err
+}
+
+// key is another one for everything that makes another session.
+func (x access) key() string {
+	sum := sha256.New()
+	for _, part := range []string{x.vcenter.URL, x.vcenter.Thumbprint, string(x.ca), x.secret.User, x.secret.Password} {
+		_, _ = fmt.Fprintf(sum, "%d:%s", len(part), part)
+	}
+	return hex.EncodeToString(sum.Sum(nil))
+}
+
+// login opens a session. The server is trusted by its thumbprint if one is given, by
+// the authority in the CA file if one is named, by the system's otherwise.
+func (a *Activities) login(ctx context.Context, x access) (*session, error) {
+	ctx, cancel := context.WithTimeout(ctx, loginTimeout)
+	defer cancel()
+	v := x.vcenter
+	transport, err := transportOf(x)
 	if err != nil {
 		return nil, err
-	}
-	pinned := v.Thumbprint != ""
-	transport := soap.NewClient(u, pinned)
-	transport.Timeout = inventoryTimeout
-	if pinned {
-		transport.DefaultTransport().TLSClientConfig.VerifyConnection = pin(v.Thumbprint)
 	}
 	vim, err := vim25.NewClient(ctx, transport)
 	if err != nil {
 		return nil, failed(api.CodeVCenter, err, "connect to vCenter %s at %s", v.Name, v.URL)
 	}
+	raw := vim.RoundTripper
+	vim.RoundTripper = keepalive.NewHandlerSOAP(raw, a.config.KeepAlive, func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), loginTimeout)
+		defer cancel()
+		_, err := methods.GetCurrentTime(ctx, raw)
+		return err
+	})
 	client := &govmomi.Client{Client: vim, SessionManager: vimsession.NewManager(vim)}
-	if err := client.Login(ctx, url.UserPassword(secret.User, secret.Password)); err != nil {
+	if err := client.Login(ctx, url.UserPassword(x.secret.User, x.secret.Password)); err != nil {
 		return nil, failed(api.CodeVCenter, err, "log in to vCenter %s as the user of credentials %s", v.Name, v.Credentials)
 	}
-	return &session{name: v.Name, client: client}, nil
+	return &session{name: v.Name, key: x.key(), client: client}, nil
 }
+
+func transportOf(x access) (*soap.Client, error) {
+	v := x.vcenter
+	u, err := url.Parse(v.URL)
+	if err != nil {
+		return nil, failed(api.CodeInvalid, nil, "vCenter %s: URL must be like https://host/sdk", v.Name)
+	}
+	pinned := v.Thumbprint != ""
+	transport := soap.NewClient(u, pinned)
+	transport.Timeout = inventoryTimeout
+	conf := transport.DefaultTransport().TLSClientConfig
+	switch {
+	case pinned:
+		conf.VerifyConnection = pin(v.Thumbprint)
+	case x.ca != nil:
+		conf.RootCAs = x509.NewCertPool()
+		if !conf.RootCAs.AppendCertsFromPEM(x.ca) {
+			return nil, failed(api.CodeInvalid, nil, "vCenter %s: the file %s has no certificate in PEM form", v.Name, v.CA)
+		}
+	}
+	return transport, nil
+}
+
+// errPin is a certificate that is not the one that is pinned.
+var errPin = errors.New("wrong certificate")
 
 // pin accepts exactly the certificate with the SHA-256 thumbprint (hex, colons
 // allowed).
@@ -95,12 +164,12 @@ func pin(thumbprint string) func(tls.ConnectionState) error {
 	want := strings.ToLower(strings.ReplaceAll(thumbprint, ":", ""))
 	return func(s tls.ConnectionState) error {
 		if len(s.PeerCertificates) == 0 {
-			return errors.New("the server showed no certificate")
+			return fmt.Errorf("%w: the server showed none", errPin)
 		}
 		sum := sha256.Sum256(s.PeerCertificates[0].Raw)
 		if got := hex.EncodeToString(sum[:]); got != want {
-			return fmt.Errorf("the server's certificate has the SHA-256 thumbprint %s, want %s: "+
-				"if it was renewed, add the vCenter again with the new one", got, want)
+			return fmt.Errorf("%w: the server's certificate has the SHA-256 thumbprint %s, want %s: "+
+				"if it was renewed, add the vCenter again with the new one", errPin, got, want)
 		}
 		return nil
 	}
@@ -110,6 +179,7 @@ func (s *session) logout(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loginTimeout)
 	defer cancel()
 	_ = s.client.Logout(ctx) // vCenter ends idle sessions by itself
+	s.client.CloseIdleConnections()
 }
 
 // list reads properties of all VMs.

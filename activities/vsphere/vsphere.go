@@ -1,6 +1,6 @@
 // Package vsphere has the activities that ask vCenter for something: inventory,
-// power, and the attachment of disks to a master target. Each call logs in and
-// out by itself: they are rare, and a session that expired is one trouble less.
+// power, and the attachment of disks to a master target. One session per vCenter is
+// kept and shared by all calls; one that vCenter ended is opened again, once per call.
 //
 // What a call is to bring about may be so already, from an earlier try: then it
 // changes nothing.
@@ -9,7 +9,6 @@ package vsphere
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -17,7 +16,6 @@ import (
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
-	"go.temporal.io/sdk/temporal"
 
 	"drover/workflows/api"
 )
@@ -26,6 +24,7 @@ import (
 const (
 	loginTimeout = 30 * time.Second
 	powerPoll    = 250 * time.Millisecond // while a guest shuts down
+	keepAlive    = 5 * time.Minute
 	MaxVMs       = 10_000                 // of one vCenter
 )
 
@@ -36,17 +35,26 @@ type Config struct {
 	// Lookup gives the vCenter of a name.
 	Lookup func(ctx context.Context, name string) (api.VCenter, error)
 	Logger *slog.Logger
+	// KeepAlive is how often an idle session shows a sign of life; 0: 5 minutes, where
+	// vCenter ends it after 30.
+	KeepAlive time.Duration
 }
 
-// Activities on vCenter.
-type Activities struct{ config Config }
+// Activities on vCenter. Close ends their sessions.
+type Activities struct {
+	config   Config
+	sessions sessions
+}
 
 // New makes the activities.
 func New(c Config) (*Activities, error) {
 	if c.Secrets == "" || c.Lookup == nil || c.Logger == nil {
 		return nil, errors.New("vsphere: secrets directory, lookup and logger are needed")
 	}
-	return &Activities{config: c}, nil
+	if c.KeepAlive == 0 {
+		c.KeepAlive = keepAlive
+	}
+	return &Activities{config: c, sessions: sessions{by: map[string]*place{}}}, nil
 }
 
 // Activities gives them by the names of the workflow API.
@@ -61,33 +69,19 @@ func (a *Activities) Activities() map[string]any {
 	}
 }
 
-// failed makes the error of a call.
-func failed(code string, cause error, format string, args ...any) error {
-	text := fmt.Sprintf(format, args...)
-	if cause != nil {
-		text += ": " + cause.Error()
-	}
-	return temporal.NewApplicationErrorWithOptions(text, code, temporal.ApplicationErrorOptions{
-		NonRetryable: !api.Retryable(code), Cause: cause,
-	})
-}
-
-// onVM logs in to the VM's vCenter and calls f with the VM.
+// onVM calls f with the VM, in its vCenter's session.
 func (a *Activities) onVM(ctx context.Context, ref api.VMRef, f func(*session, *object.VirtualMachine) error) error {
 	vcenter, err := a.config.Lookup(ctx, ref.VCenter)
 	if err != nil {
 		return err
 	}
-	s, err := a.login(ctx, vcenter)
-	if err != nil {
-		return err
-	}
-	defer s.logout(ctx)
-	vm, err := s.byInstance(ctx, ref.InstanceUUID)
-	if err != nil {
-		return err
-	}
-	return f(s, vm)
+	return a.on(ctx, vcenter, func(s *session) error {
+		vm, err := s.byInstance(ctx, ref.InstanceUUID)
+		if err != nil {
+			return err
+		}
+		return f(s, vm)
+	})
 }
 
 // byInstance finds a VM by its instance uuid.

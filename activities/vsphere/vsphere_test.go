@@ -20,6 +20,7 @@ type world struct {
 	*Activities
 	sim     *vsim.Sim
 	dir     string
+	secrets string
 	vcenter api.VCenter
 }
 
@@ -39,10 +40,12 @@ func newWorld(t *testing.T) *world {
 	secrets := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(secrets, "vc"), []byte("user: drover\npassword: secret word\n"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(secrets, "wrong"), []byte("user: drover\npassword: hunter2\n"), 0o600))
+	w.secrets = secrets
 	w.vcenter = api.VCenter{Name: "vc-1", URL: sim.Info().URL, Thumbprint: sim.Info().Thumbprint, Credentials: "vc"}
 	w.Activities, err = New(Config{Secrets: secrets, Logger: slog.New(slog.DiscardHandler),
 		Lookup: func(context.Context, string) (api.VCenter, error) { return w.vcenter, nil }})
 	require.NoError(t, err)
+	t.Cleanup(func() { w.Close(context.Background()) })
 	return w
 }
 

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -57,10 +58,13 @@ func (a *app) vcenterAddCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&v.URL, "url", "", "address, https://HOST/sdk")
-	f.StringVar(&v.Thumbprint, "thumbprint", "", "SHA-256 of the server's certificate; empty trusts the system's certificate authorities")
+	f.StringVar(&v.Thumbprint, "thumbprint", "", "SHA-256 of the server's certificate; empty trusts certificate authorities")
+	f.StringVar(&v.CA, "ca", "", "file in the secrets directory with the certificate authority to trust; empty: those of the system")
 	f.StringVar(&v.Credentials, "credentials", "", "file in the configuration server's secrets directory")
 	return cmd
 }
+
+var sha256Hex = regexp.MustCompile(`^([0-9a-fA-F]{2}:?){31}[0-9a-fA-F]{2}$`)
 
 func checkVCenter(v api.VCenter) error {
 	u, err := url.Parse(v.URL)
@@ -71,6 +75,10 @@ func checkVCenter(v api.VCenter) error {
 		return fmt.Errorf("--url %q: want https://HOST/sdk", v.URL)
 	case u.User != nil:
 		return fmt.Errorf("--url: no user or password here; put them into the credentials file")
+	case v.Thumbprint != "" && !sha256Hex.MatchString(v.Thumbprint):
+		return fmt.Errorf("--thumbprint %q: want the SHA-256 of the certificate, 64 hexadecimal digits, colons allowed", v.Thumbprint)
+	case strings.ContainsAny(v.CA, "/\\"):
+		return fmt.Errorf("--ca %q: want the plain name of a file in the configuration server's secrets directory", v.CA)
 	case v.Credentials == "" || strings.ContainsAny(v.Credentials, "/\\"):
 		return fmt.Errorf("--credentials %q: want the plain name of a file in the configuration server's secrets directory", v.Credentials)
 	}

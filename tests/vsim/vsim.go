@@ -1,10 +1,11 @@
 // Package vsim is a simulated vCenter whose disks are real files: govmomi's
 // simulator behind TLS with a log-in, a datastore in a directory of ours, and VMs
 // whose -flat.vmdk files have their full size. It speaks the real vSphere
-// protocol on a socket, and adds two things that real ones do and the simulator
-// does not: a VM whose disks are attached elsewhere cannot be powered on, and
-// disks attached to the master target's VM appear in a by-uuid directory there,
-// as they would in /dev/disk/by-id.
+// protocol on a socket, and adds what real ones do and the simulator does not: a VM
+// whose disks are attached elsewhere cannot be powered on; disks attached to the
+// master target's VM appear in a by-uuid directory there, as they would in
+// /dev/disk/by-id; users lack privileges; tasks fail; power-offs are clean or not.
+// Tests put a Proxy before it to break the line.
 package vsim
 
 import (
@@ -45,6 +46,9 @@ type Sim struct {
 
 	mu      sync.Mutex
 	holders map[string]string // disk file -> VM that runs with it or is the master target
+	faults  map[string]types.BaseMethodFault
+	noTools map[string]bool
+	denied  map[string]map[string]bool // user and privilege -> objects; none: all
 }
 
 // Start runs a vCenter at the address ("host:port"), with its files in dir.
@@ -56,7 +60,7 @@ func Start(ctx context.Context, dir, listen string, spec Spec) (*Sim, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "datastore"), 0o755); err != nil {
 		return nil, fmt.Errorf("start the simulated vCenter: %w", err)
 	}
-	s := &Sim{dir: dir, spec: spec}
+	s := &Sim{dir: dir, spec: spec, faults: map[string]types.BaseMethodFault{}, noTools: map[string]bool{}, denied: map[string]map[string]bool{}}
 	if err := s.serve(listen); err != nil {
 		return nil, fmt.Errorf("start the simulated vCenter: %w", err)
 	}
@@ -106,26 +110,6 @@ func (s *Sim) serve(listen string) error {
 	s.server = s.model.Service.NewServer()
 	s.thumb = fmt.Sprintf("%X", sha256.Sum256(s.server.Certificate().Raw))
 	return nil
-}
-
-// before sees every call. It refuses to power on a VM while one of its disks is
-// attached to the master target, as a real host does for a locked file.
-func (s *Sim) before(ctx *simulator.Context, m *simulator.Method) (mo.Reference, types.BaseMethodFault) {
-	if m.Name != "PowerOnVM_Task" {
-		return nil, nil
-	}
-	vm, ok := ctx.Map.Get(m.This).(*simulator.VirtualMachine)
-	if !ok {
-		return nil, nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, d := range diskFiles(vm.Config) {
-		if holder, held := s.holders[d]; held && holder != vm.Name {
-			return nil, &types.FileLocked{FileFault: types.FileFault{File: d}}
-		}
-	}
-	return nil, nil
 }
 
 // diskFiles lists the datastore paths of a VM's disks.

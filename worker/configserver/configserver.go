@@ -53,6 +53,7 @@ type server struct {
 	cache    cachestore.Store
 	api      *controlserver.Server
 	temporal *service.Temporal
+	vcenter  *vsphere.Activities
 }
 
 // Run runs the server until ctx ends, and then stops it gracefully.
@@ -78,6 +79,7 @@ func Run(ctx context.Context, c *config.ConfigServer, log *slog.Logger) (err err
 	if err := errors.Join(s.serveAPI(metrics), s.connect(metrics)); err != nil {
 		return err
 	}
+	defer s.vcenter.Close(context.WithoutCancel(ctx))
 	return s.serve(ctx, metrics)
 }
 
@@ -126,6 +128,7 @@ func (s *server) activities() ([]worker.Activities, error) {
 	if err != nil {
 		return nil, err
 	}
+	s.vcenter = vcenter
 	cloud, runbooks, err := s.target()
 	if err != nil {
 		return nil, err
@@ -139,7 +142,7 @@ func (s *server) activities() ([]worker.Activities, error) {
 		return nil, err
 	}
 	replicas := replication.NewControl(replication.ControlConfig{Registry: directory{s.registry}, Store: s.store, Cache: s.cache})
-	return []worker.Activities{ctl, replicas, vcenter, target.New(cloud, s.store), actions, notifier}, nil
+	return []worker.Activities{ctl, replicas, s.vcenter, target.New(cloud, s.store), actions, notifier}, nil
 }
 
 // serve runs everything until ctx ends or a part fails.

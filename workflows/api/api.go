@@ -136,6 +136,8 @@ const (
 	CodeNoCapacity       = "DRV-4105" // the target has no room for any of the sizes
 	CodeNotOurs          = "DRV-4106" // something of that name is there that we did not make
 	CodeVCenter          = "DRV-4201"
+	CodeVCenterAway      = "DRV-4202" // vCenter does not answer
+	CodeVCenterDenied    = "DRV-4203" // vCenter does not let the user in, or not do it
 	CodeActionFailed     = "DRV-4301" // a plan's action failed
 	CodeApprovalTimedOut = "DRV-4302"
 	CodeInternal         = "DRV-9001"

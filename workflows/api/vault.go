@@ -137,6 +137,9 @@ type VCenter struct {
 	Name        string `json:"name"`
 	URL         string `json:"url"`                  // https://host/sdk
 	Thumbprint  string `json:"thumbprint,omitempty"` // SHA-256 of the server's certificate
+	// CA is a file in the secrets directory with the authority that signed the
+	// certificate; empty: the system's. A thumbprint goes before it.
+	CA          string `json:"ca,omitempty"`
 	Credentials string `json:"credentials"`
 }
 

@@ -1,0 +1,85 @@
+package vsim
+
+import (
+	"context"
+	"encoding/pem"
+
+	"github.com/vmware/govmomi"
+	"github.com/vmware/govmomi/event"
+	"github.com/vmware/govmomi/find"
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// Client is an administrator's, for what tests do to the vCenter.
+func (s *Sim) Client() *govmomi.Client { return s.client }
+
+// FailTask lets the task of the next call of a method ("PowerOnVM_Task") end with the fault.
+func (s *Sim) FailTask(method string, fault types.BaseMethodFault) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.faults[method] = fault
+}
+
+// NoTools lets a VM have no running Tools.
+func (s *Sim) NoTools(vm string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.noTools[vm] = true
+}
+
+// Deny takes a privilege from a user, on the named objects or on all.
+func (s *Sim) Deny(user, privilege string, objects ...string) {
+	names := map[string]bool{}
+	for _, o := range objects {
+		names[o] = true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.denied[user+" "+privilege] = names
+}
+
+// Logins says who may log in from now on.
+func (s *Sim) Logins(valid func(user, password string) bool) {
+	s.model.Map().SessionManager().ValidLogin = func(req *types.Login) bool {
+		return req.UserName == s.spec.User && req.Password == s.spec.Password || valid(req.UserName, req.Password)
+	}
+}
+
+// EndSessions ends all sessions but the administrator's, and says how many there were.
+func (s *Sim) EndSessions(ctx context.Context) (int, error) {
+	var m mo.SessionManager
+	ref := *s.client.ServiceContent.SessionManager
+	if err := s.client.RetrieveOne(ctx, ref, []string{"sessionList"}, &m); err != nil {
+		return 0, err
+	}
+	mine, err := s.client.SessionManager.UserSession(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var keys []string
+	for _, other := range m.SessionList {
+		if other.Key != mine.Key {
+			keys = append(keys, other.Key)
+		}
+	}
+	if len(keys) == 0 {
+		return 0, nil
+	}
+	return len(keys), s.client.SessionManager.TerminateSession(ctx, keys)
+}
+
+// Post lets an event happen.
+func (s *Sim) Post(ctx context.Context, e types.BaseEvent) error {
+	return event.NewManager(s.client.Client).PostEvent(ctx, e)
+}
+
+// VM finds a VM by its name.
+func (s *Sim) VM(ctx context.Context, name string) (*object.VirtualMachine, error) {
+	return find.NewFinder(s.client.Client).VirtualMachine(ctx, "/DC0/vm/"+name)
+}
+
+func encodePEM(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}

@@ -1,0 +1,151 @@
+package vsim
+
+import (
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+// needed is the privilege that a call takes.
+var needed = map[string]string{
+	"PowerOnVM_Task": "VirtualMachine.Interact.PowerOn", "PowerOffVM_Task": "VirtualMachine.Interact.PowerOff",
+	"ShutdownGuest": "VirtualMachine.Interact.PowerOff", "ReconfigVM_Task": "VirtualMachine.Config.AddExistingDisk",
+	"RemoveAllSnapshots_Task": "VirtualMachine.State.RemoveSnapshot", "CreateVM_Task": "VirtualMachine.Inventory.Create",
+}
+
+// before sees every call. It refuses what the user may not do, and lets VMs answer as
+// real ones do.
+func (s *Sim) before(ctx *simulator.Context, m *simulator.Method) (mo.Reference, types.BaseMethodFault) {
+	if ctx.Session == nil {
+		return nil, nil
+	}
+	if id, known := needed[m.Name]; known && s.lacks(ctx, id, m.This) {
+		return nil, &types.NoPermission{Object: &m.This, PrivilegeId: id}
+	}
+	switch object := ctx.Map.Get(m.This).(type) {
+	case *simulator.VirtualMachine:
+		ctx.Session.Registry.Put(&vm{object, s})
+	case *simulator.AuthorizationManager:
+		ctx.Session.Registry.Put(&rights{object, s})
+	}
+	for _, e := range ctx.Session.All("VirtualMachine") {
+		if ctx.Map.Get(e.Reference()) == nil { // deleted: what stands for it in the session goes, too
+			ctx.Session.Remove(ctx, e.Reference())
+		}
+	}
+	return nil, nil
+}
+
+// lacks reports whether the session's user was restricted on the object.
+func (s *Sim) lacks(ctx *simulator.Context, privilege string, on types.ManagedObjectReference) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	objects, restricted := s.denied[ctx.Session.UserName+" "+privilege]
+	if !restricted || len(objects) == 0 {
+		return restricted
+	}
+	e, ok := ctx.Map.Get(on).(mo.Entity)
+	return ok && objects[e.Entity().Name]
+}
+
+// rights answers by the restrictions; the simulator's own say yes to everything.
+type rights struct {
+	*simulator.AuthorizationManager
+	sim *Sim
+}
+
+func (r *rights) HasPrivilegeOnEntities(ctx *simulator.Context, req *types.HasPrivilegeOnEntities) soap.HasFault {
+	res := new(types.HasPrivilegeOnEntitiesResponse)
+	for _, e := range req.Entity {
+		p := types.EntityPrivilege{Entity: e}
+		for _, id := range req.PrivId {
+			p.PrivAvailability = append(p.PrivAvailability, types.PrivilegeAvailability{PrivId: id, IsGranted: !r.sim.lacks(ctx, id, e)})
+		}
+		res.Returnval = append(res.Returnval, p)
+	}
+	return &methods.HasPrivilegeOnEntitiesBody{Res: res}
+}
+
+// vm answers as a real one where the simulator's does not.
+type vm struct {
+	*simulator.VirtualMachine
+	sim *Sim
+}
+
+// fails gives a task that ends with the fault, as real hosts tell of it.
+func (v *vm) fails(ctx *simulator.Context, name string, fault types.BaseMethodFault) types.ManagedObjectReference {
+	task := simulator.CreateTask(v.VirtualMachine, name, func(*simulator.Task) (types.AnyType, types.BaseMethodFault) { return nil, fault })
+	return task.Run(ctx)
+}
+
+// PowerOnVMTask fails while a disk is in use elsewhere, as for a locked file.
+func (v *vm) PowerOnVMTask(ctx *simulator.Context, req *types.PowerOnVM_Task) soap.HasFault {
+	fault := v.sim.taskFault("PowerOnVM_Task")
+	if file := v.sim.heldElsewhere(v.VirtualMachine); file != "" && fault == nil {
+		fault = &types.FileLocked{FileFault: types.FileFault{File: file}}
+	}
+	if fault != nil {
+		return &methods.PowerOnVM_TaskBody{Res: &types.PowerOnVM_TaskResponse{Returnval: v.fails(ctx, "powerOn", fault)}}
+	}
+	return v.VirtualMachine.PowerOnVMTask(ctx, req)
+}
+
+// PowerOffVMTask is not clean.
+func (v *vm) PowerOffVMTask(ctx *simulator.Context, req *types.PowerOffVM_Task) soap.HasFault {
+	if fault := v.sim.taskFault("PowerOffVM_Task"); fault != nil {
+		return &methods.PowerOffVM_TaskBody{Res: &types.PowerOffVM_TaskResponse{Returnval: v.fails(ctx, "powerOff", fault)}}
+	}
+	ctx.Update(v.VirtualMachine, []types.PropertyChange{{Name: "runtime.cleanPowerOff", Val: false}})
+	return v.VirtualMachine.PowerOffVMTask(ctx, req)
+}
+
+// ReconfigVMTask fails when it is told to.
+func (v *vm) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_Task) soap.HasFault {
+	if fault := v.sim.taskFault("ReconfigVM_Task"); fault != nil {
+		return &methods.ReconfigVM_TaskBody{Res: &types.ReconfigVM_TaskResponse{Returnval: v.fails(ctx, "reconfigVm", fault)}}
+	}
+	return v.VirtualMachine.ReconfigVMTask(ctx, req)
+}
+
+// ShutdownGuest needs running Tools, is clean, and takes a while.
+func (v *vm) ShutdownGuest(ctx *simulator.Context, req *types.ShutdownGuest) soap.HasFault {
+	v.sim.mu.Lock()
+	none := v.sim.noTools[v.Name]
+	v.sim.mu.Unlock()
+	if none {
+		return &methods.ShutdownGuestBody{Fault_: simulator.Fault("", &types.ToolsUnavailable{})}
+	}
+	ctx.Update(v.VirtualMachine, []types.PropertyChange{{Name: "runtime.cleanPowerOff", Val: true}})
+	return v.VirtualMachine.ShutdownGuest(ctx, req)
+}
+
+// ResetVMTask is one event, and the power stays on.
+func (v *vm) ResetVMTask(ctx *simulator.Context, _ *types.ResetVM_Task) soap.HasFault {
+	event := &types.VmResettingEvent{VmEvent: types.VmEvent{Event: types.Event{Vm: &types.VmEventArgument{
+		EntityEventArgument: types.EntityEventArgument{Name: v.Name}, Vm: v.Self}}}}
+	ctx.Map.EventManager().PostEvent(ctx, &types.PostEvent{EventToPost: event})
+	task := simulator.CreateTask(v.VirtualMachine, "reset", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) { return nil, nil })
+	return &methods.ResetVM_TaskBody{Res: &types.ResetVM_TaskResponse{Returnval: task.Run(ctx)}}
+}
+
+func (s *Sim) taskFault(method string) types.BaseMethodFault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f := s.faults[method]
+	delete(s.faults, method)
+	return f
+}
+
+// heldElsewhere gives a file of the VM's disks that another VM runs with.
+func (s *Sim) heldElsewhere(vm *simulator.VirtualMachine) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, d := range diskFiles(vm.Config) {
+		if holder, held := s.holders[d]; held && holder != vm.Name {
+			return d
+		}
+	}
+	return ""
+}
