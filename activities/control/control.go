@@ -46,6 +46,8 @@ func (c *Control) Activities() map[string]any {
 		api.ActVaultJoin:     c.VaultJoin,
 		api.ActVaultLeave:    c.VaultLeave,
 		api.ActVaultStatus:   c.VaultStatus,
+		api.ActTargetOf:      c.TargetOf,
+		api.ActDoneBefore:    c.DoneBefore,
 		api.ActMachineAction: c.MachineAction,
 		api.ActAwaitAgent:    c.AwaitAgent,
 		api.ActListAgents:    c.ListAgents,

@@ -55,7 +55,10 @@ func (e *noTemporalError) Unwrap() error { return e.error }
 type waitsError struct{ run, step string }
 
 func (e *waitsError) Error() string {
-	return fmt.Sprintf("the plan run waits for a person at step %s; go on with: drover plan approve %s", e.step, e.run)
+	if e.step == "" {
+		return fmt.Sprintf("the plan run is paused; go on with: drover plan resume %s", e.run)
+	}
+	return fmt.Sprintf("the plan run waits for a person at step %s; go on with: drover plan approve (or retry, when it failed) %s", e.step, e.run)
 }
 
 // differsError says that a comparison found what could not be mended.

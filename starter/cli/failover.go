@@ -66,7 +66,7 @@ func choices() string {
 }
 
 func (a *app) failoverCommand() *cobra.Command {
-	var planned, unplanned bool
+	var planned, unplanned, verify bool
 	var point pointFlags
 	var reason string
 	var timer timerFlags
@@ -83,7 +83,7 @@ func (a *app) failoverCommand() *cobra.Command {
 			if planned == unplanned {
 				return &usageError{errors.New("exactly one of --planned and --unplanned is needed")}
 			}
-			r := api.ActionRequest{Planned: planned, Reason: reason}
+			r := api.ActionRequest{Planned: planned, Reason: reason, Verify: verify}
 			if err := point.into(&r); err != nil {
 				return err
 			}
@@ -97,6 +97,7 @@ func (a *app) failoverCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&planned, "planned", false, "both sides are there")
 	cmd.Flags().BoolVar(&unplanned, "unplanned", false, "the source may be gone")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, when the source cannot be shut down")
+	cmd.Flags().BoolVar(&verify, "verify", false, "planned: compare the source with its replica first; it reads all disks")
 	timer.add(cmd)
 	point.add(cmd)
 	return cmd

@@ -23,9 +23,12 @@ func (a *app) planCommand() *cobra.Command {
 	cmd.AddCommand(a.planApplyCommand(), a.planListCommand(), a.planShowCommand(), a.planRunCommand(), a.planStatusCommand(),
 		a.planDecision(api.PlanApprove, "Let a run go on that waits at a manual step"),
 		a.planDecision(api.PlanReject, "Let the manual step fail that a run waits at"),
-		a.planDecision(api.PlanRetry, "Try a failed step again that a run asks about"),
-		a.planDecision(api.PlanSkip, "Pass over a failed step that a run asks about"),
-		a.planDecision(api.PlanCancel, "Stop a run after what is under way"),
+		a.planDecision(api.PlanRetry, "Try the failed step again at which a run stopped"),
+		a.planDecision(api.PlanSkip, "Pass over the failed step at which a run stopped"),
+		a.planDecision(api.PlanPause, "Begin no other step of a run"),
+		a.planDecision(api.PlanResume, "Go on with a run that is paused"),
+		a.planDecision(api.PlanCancel, "Stop a run after what is under way; what it did stays"),
+		a.planDecision(api.PlanBack, "Stop a run after what is under way, and take its machines back"),
 	)
 	return cmd
 }
@@ -127,7 +130,10 @@ func (a *app) planDecision(name, short string) *cobra.Command {
 			return a.print(planRun{args[0], s}, func(w io.Writer) { _, _ = fmt.Fprintf(w, "%s: %s\n", args[0], s.State) })
 		},
 	}
-	cmd.Flags().StringVar(&d.Step, "step", "", "step, when several wait (default: the one that waits)")
+	switch name {
+	case api.PlanApprove, api.PlanReject, api.PlanRetry, api.PlanSkip:
+		cmd.Flags().StringVar(&d.Step, "step", "", "step, when several wait (default: the one that waits)")
+	}
 	cmd.Flags().StringVar(&d.Note, "note", "", "note for the record")
 	return cmd
 }

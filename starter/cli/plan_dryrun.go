@@ -69,8 +69,14 @@ func (a *app) dryPlan(ctx context.Context, in api.PlanRunInput) error {
 	for _, s := range status.Steps {
 		step := dryStep{ID: s.ID, Kind: s.Kind, Does: doesAction(plan, s), Takes: times.Steps[s.ID]}
 		if s.Kind == "machine" {
-			if step.Does, step.Problem, err = a.dryMachine(ctx, in, v, s.Name); err != nil {
+			if step.Does, step.Problem, err = a.dryMachine(ctx, ofPhase(in, s), v, s.Name); err != nil {
 				return err
+			}
+			if s.Phase != "" && s.Phase != api.PlanReprotect {
+				step.Problem = "" // the phases before it come first
+			}
+			if step.Problem == "" && s.Problem != "" {
+				step.Problem = "the target would refuse: " + s.Problem
 			}
 		}
 		if step.Problem != "" {
@@ -126,6 +132,14 @@ func (a *app) past(ctx context.Context, d *dryRun, plan api.Plan) error {
 		}
 	}
 	return nil
+}
+
+// ofPhase is the run as a step of one of its phases has it.
+func ofPhase(in api.PlanRunInput, s api.PlanStep) api.PlanRunInput {
+	if s.Phase != "" {
+		in.Kind = s.Phase
+	}
+	return in
 }
 
 // dryMachine says what the run would do with a machine, and why it could not.

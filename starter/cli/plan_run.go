@@ -15,6 +15,7 @@ import (
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 
+	"drover/datapath/ident"
 	"drover/workflows/api"
 )
 
@@ -43,19 +44,23 @@ var planKinds = []struct {
 	{api.PlanReprotect, "failback, phase 1: replicate back on to the original disks"},
 	{api.PlanFailback, "failback, phase 2: bring the original machines up"},
 	{api.PlanReenable, "failback, phase 3: replicate as before"},
+	{api.PlanReturn, "all three phases of failback, one after the other"},
+	{api.PlanRollBack, "take failovers that are not committed, a reprotect or a failback back"},
 }
 
 func (a *app) planRunCommand() *cobra.Command {
 	in := api.PlanRunInput{}
 	var wait, dry bool
 	var point pointFlags
+	var more runFlags
 	chosen := make([]bool, len(planKinds))
 	cmd := &cobra.Command{
 		Use:   "run PLAN --test|--planned|--unplanned|...",
 		Short: "Run a plan",
 		Long: "Run a plan over all its machines: groups one after the other, the machines of a group at the same time.\n" +
 			"Without --wait it is started and its name is printed; see drover plan status. With --wait the steps are shown until\n" +
-			"the end, or until the run waits for a person (exit code 6). With --dry-run nothing is done: what would be is shown, with\n" +
+			"the end, or until the run waits for a person (exit code 6) or has stopped at a step that failed (exit code 1): what it did stays,\n" +
+			"and drover plan retry, skip, back or cancel say how it goes on. With --dry-run nothing is done: what would be is shown, with\n" +
 			"the time it took in runs before, what has changed in the plan since it was tested, and why it would fail (exit code 1).",
 		Example: "  drover plan run shop --planned --dry-run\n  drover plan run shop --test --wait\n  drover plan run shop --cleanup --wait\n  drover plan run shop --unplanned --reason \"site A burns\"",
 		Args:    cobra.ExactArgs(1),
@@ -77,6 +82,9 @@ func (a *app) planRunCommand() *cobra.Command {
 				return err
 			}
 			in.Point = r.Point
+			if err := more.into(&in); err != nil {
+				return err
+			}
 			if dry && wait {
 				return &usageError{errors.New("--dry-run does nothing that could be waited for: leave out --wait")}
 			}
@@ -95,7 +103,38 @@ func (a *app) planRunCommand() *cobra.Command {
 	f.StringVar(&in.Network, "network", "", "test: isolated network instead of the machines' own")
 	f.StringVar(&in.Reason, "reason", "", "why; needed when a source cannot be shut down")
 	f.StringVar(&point.choice, "point", string(api.PointLatest), pointHelp)
+	more.add(cmd, &in)
 	return cmd
+}
+
+// runFlags are those of what a run does besides.
+type runFlags struct {
+	timer     timerFlags
+	ttl, hold time.Duration
+	points    map[string]int64
+}
+
+func (r *runFlags) add(cmd *cobra.Command, in *api.PlanRunInput) {
+	f := cmd.Flags()
+	f.StringToInt64Var(&r.points, "point-id", nil, "machines' recovery points by number, as drover points lists them: db-1=214,app-1=97")
+	f.BoolVar(&in.Verify, "verify", false, "planned, failback: compare every source with its replica first; it reads all disks")
+	f.DurationVar(&r.ttl, "ttl", 0, "test: clean up by itself after so long")
+	f.DurationVar(&r.hold, "hold", 0, "how long a run that stopped at a failed step can be gone on with (default: a day)")
+	f.BoolVar(&in.PauseBetween, "pause-between", false, "return: pause before the second and the third phase")
+	r.timer.add(cmd)
+}
+
+func (r *runFlags) into(in *api.PlanRunInput) (err error) {
+	in.Points = map[string]ident.Seq{}
+	for name, id := range r.points {
+		if id <= 0 {
+			return &usageError{fmt.Errorf("--point-id %s=%d: want a recovery point's number", name, id)}
+		}
+		in.Points[name] = ident.Seq(id)
+	}
+	in.CleanAfter, in.HoldFor = api.Duration(r.ttl), api.Duration(r.hold)
+	in.CommitAfter, in.OnTimer, err = r.timer.into()
+	return err
 }
 
 func (a *app) runPlan(ctx context.Context, in api.PlanRunInput, wait bool) error {
@@ -117,7 +156,7 @@ func (a *app) runPlan(ctx context.Context, in api.PlanRunInput, wait bool) error
 	if wait {
 		return a.followPlan(ctx, id)
 	}
-	return a.print(planRun{id, api.PlanStatus{Plan: in.Plan, Kind: in.Kind, State: "running", Started: time.Now()}}, func(w io.Writer) {
+	return a.print(planRun{id, api.PlanStatus{Plan: in.Plan, Kind: in.Kind, State: api.RunRunning, Started: time.Now()}}, func(w io.Writer) {
 		_, _ = fmt.Fprintf(w, "%s is running; follow it with drover plan status %s\n", id, id)
 	})
 }
@@ -168,8 +207,13 @@ func (a *app) followPlan(ctx context.Context, id string) error {
 			}
 		}
 		switch s.State {
-		case "", "running":
-		case "waiting":
+		case "", api.RunRunning, api.RunBack:
+		case api.RunStopped:
+			if err := a.print(planRun{id, s}, func(w io.Writer) { printPlan(w, id, s) }); err != nil {
+				return err
+			}
+			return fmt.Errorf("plan run %s stopped: %s; go on with drover plan retry, skip, back or cancel %s", id, stoppedAt(s), id)
+		case api.RunWaiting, api.RunPaused:
 			if err := a.print(planRun{id, s}, func(io.Writer) {}); err != nil {
 				return err
 			}
@@ -178,7 +222,7 @@ func (a *app) followPlan(ctx context.Context, id string) error {
 			if err := a.print(planRun{id, s}, func(w io.Writer) { printPlan(w, id, s) }); err != nil {
 				return err
 			}
-			if s.State != "done" {
+			if s.State != api.RunDone {
 				return fmt.Errorf("plan run %s: %s: %s", id, s.State, s.Message)
 			}
 			return nil
@@ -197,7 +241,18 @@ func waiting(s api.PlanStatus) string {
 			return step.ID
 		}
 	}
-	return "?"
+	return ""
+}
+
+// stoppedAt says at which steps the run stopped, and why.
+func stoppedAt(s api.PlanStatus) string {
+	var at []string
+	for _, step := range s.Steps {
+		if step.State == api.StepFailed {
+			at = append(at, step.ID+": "+firstLine(step.Message))
+		}
+	}
+	return strings.Join(at, "; ")
 }
 
 func firstLine(s string) string {
@@ -215,7 +270,11 @@ func printPlan(w io.Writer, id string, s api.PlanStatus) {
 		if !step.Finished.IsZero() {
 			took = step.Finished.Sub(step.Started).Round(100 * time.Millisecond).String()
 		}
-		t.AppendRow(table.Row{step.ID, step.Kind, step.State, took, step.By, firstLine(step.Message)})
+		state := string(step.State)
+		if step.Undo != "" {
+			state += ", undo " + string(step.Undo)
+		}
+		t.AppendRow(table.Row{step.ID, step.Kind, state, took, step.By, firstLine(step.Message)})
 	}
 	t.Render()
 	if s.RTO != 0 && s.Kind.BringsUp() {

@@ -97,7 +97,7 @@ func (r *reader) event(e *historypb.HistoryEvent) error {
 
 // decision notes what a person decided; other updates and signals are none.
 func (r *reader) decision(e *historypb.HistoryEvent, what string, args *commonpb.Payloads, signal bool) error {
-	if !slices.Contains([]string{api.PlanApprove, api.PlanReject, api.PlanRetry, api.PlanSkip, api.PlanCancel}, what) {
+	if !slices.Contains(api.PlanDecisions, what) {
 		return nil
 	}
 	d := Decision{Time: e.GetEventTime().AsTime(), What: what, Event: e.GetEventId(), Signal: signal}

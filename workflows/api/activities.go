@@ -14,6 +14,8 @@ const (
 	// Temporal itself and the configuration server's registry.
 	ActLookupPlan    = "control.LookupPlan"    // name -> Plan
 	ActFindMachine   = "control.FindMachine"   // name or id -> VaultMember
+	ActTargetOf      = "control.TargetOf"      // PrecheckInput -> CheckNetworkInput: what a failover would make of the machine
+	ActDoneBefore    = "control.DoneBefore"    // MachineActionInput -> DoneBefore
 	ActMachineAction = "control.MachineAction" // MachineActionInput -> ActionResult; waits for the end
 	ActVaultJoin     = "control.VaultJoin"     // VaultMember
 	ActVaultLeave    = "control.VaultLeave"    // machine id
@@ -302,6 +304,48 @@ type TargetRef struct {
 type CheckResult struct {
 	Ready    bool   `json:"ready"`
 	Evidence string `json:"evidence"`
+}
+
+// PrecheckInput asks what the target would refuse if the machine failed over now.
+type PrecheckInput struct {
+	Machine ident.MachineID `json:"machine"`
+	Kind    PlanKind        `json:"kind"`
+	Network string          `json:"network,omitempty"` // a test's, instead of the machine's own
+}
+
+// DoneBefore says whether a machine is already what an action would make of it.
+type DoneBefore struct {
+	Done   bool         `json:"done"`
+	Result ActionResult `json:"result"`
+}
+
+// DoneBefore reports whether the machine is already what the action would make of it.
+func (s MachineStatus) DoneBefore(action string) DoneBefore {
+	out := DoneBefore{Result: ActionResult{Machine: s.Machine, Name: s.Name, Action: action, State: s.State, Point: s.FailoverTo, Target: s.Target}}
+	test := s.Test != nil && !s.Test.Cleaned
+	switch action {
+	case ActionTestFailover:
+		out.Done = test && s.Test.Machine != nil
+		if out.Done {
+			out.Result.Target, out.Result.Point = s.Test.Machine, &s.Test.Point
+		}
+	case ActionCleanup:
+		out.Done = !test
+	case ActionFailover:
+		out.Done = s.State == StateFailedOver
+	case ActionCommit:
+		out.Done = s.State == StateCommitted
+	case ActionReprotect:
+		out.Done = s.State == StateProtectedReverse
+	case ActionFailback:
+		out.Done = s.State == StateFailedBack
+	case ActionReenable:
+		out.Done = s.State == StateProtected
+	case ActionRollBack:
+		out.Done = s.State == StateProtected || s.State == StateCommitted
+	}
+	out.Result.Message = "it was so already"
+	return out
 }
 
 // ScriptInput runs a plan's script.

@@ -262,6 +262,8 @@ type ActionRequest struct {
 	// CommitAfter (failover) decides by itself when nobody does so long: OnTimer says what.
 	CommitAfter Duration `json:"commitAfter,omitempty"`
 	OnTimer     string   `json:"onTimer,omitempty"` // commit (default) or roll-back
+	// Verify (planned failover, failback) compares source and replica first.
+	Verify bool `json:"verify,omitempty"`
 	// CleanAfter (test failover) deletes what the test made when nobody does so long.
 	CleanAfter Duration `json:"cleanAfter,omitempty"`
 	// OnlyIfRequired makes a resync do nothing unless the machine is marked for it, and

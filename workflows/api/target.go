@@ -27,6 +27,9 @@ type Target struct {
 	Health string `json:"health,omitempty"`
 }
 
+// TestName is the name of a VM's copy in a test.
+func TestName(vm VM) string { return vm.Name + "-test" }
+
 // What to do when the address to keep is taken.
 const (
 	AddressRefuse = "refuse"

@@ -42,6 +42,8 @@ const (
 // runbookForm is Azure Automation's.
 var runbookForm = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_-]{0,62}$`)
 
+var digestForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
 var nameForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,62}$`)
 
 // ValidName reports whether s may name a policy, plan or group.
@@ -266,6 +268,9 @@ func (c *checker) action(path string, a PlanAction) {
 		if f := a.Script.File; f == "" || strings.ContainsAny(f, "/\\\x00") || strings.HasPrefix(f, ".") {
 			c.fail(path+".script.file", "%q: want the plain name of a file in the configuration server's script directory", f)
 		}
+		if d := a.Script.SHA256; d != "" && !digestForm.MatchString(d) {
+			c.fail(path+".script.sha256", "%q: want 64 hex digits, as sha256sum prints them", d)
+		}
 	}
 	if a.Webhook != nil {
 		kinds++
@@ -282,15 +287,18 @@ func (c *checker) action(path string, a PlanAction) {
 		if strings.TrimSpace(a.Manual.Instructions) == "" {
 			c.fail(path+".manual.instructions", "want what the person is to do or to check")
 		}
+		for _, who := range a.Manual.Approvers {
+			if strings.TrimSpace(who) == "" {
+				c.fail(path+".manual.approvers", "an approver has no name")
+			}
+		}
 	}
 	if kinds != 1 {
 		c.fail(path, "want exactly one of script, webhook, runbook and manual, found %d", kinds)
 	}
 	for i, k := range a.On {
-		switch k {
-		case PlanTest, PlanPlanned, PlanUnplanned, PlanFailback:
-		default:
-			c.fail(fmt.Sprintf("%s.on[%d]", path, i), "%q: want test, planned, unplanned or failback", k)
+		if k == PlanReturn || !slices.Contains(PlanKinds, k) {
+			c.fail(fmt.Sprintf("%s.on[%d]", path, i), "%q: want test, planned, unplanned, failback or another kind of run but return, whose phases have their own", k)
 		}
 	}
 	if a.Timeout < 0 || a.Timeout.D() > MaxActionTimeout {

@@ -56,6 +56,11 @@ func ResyncWork(ctx workflow.Context, in api.ResyncWorkInput) (api.ResyncWork, e
 	return run[api.ResyncWork](ctx, api.ActResyncWork, o, in)
 }
 
+// DoneBefore asks whether a machine is already what the action would make of it.
+func DoneBefore(ctx workflow.Context, in api.MachineActionInput) (api.DoneBefore, error) {
+	return run[api.DoneBefore](ctx, api.ActDoneBefore, control(), in)
+}
+
 // AwaitAgent waits, at most for the limit, until the machine's agent was heard
 // of. The activity heartbeats and can be cancelled at any time.
 func AwaitAgent(ctx workflow.Context, in api.AwaitAgentInput, limit time.Duration) (api.AgentInfo, error) {

@@ -1,6 +1,7 @@
 package call
 
 import (
+	"encoding/json"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
@@ -9,6 +10,7 @@ import (
 	"drover/datapath/replica"
 	"drover/datapath/stream"
 	"drover/workflows/api"
+	"drover/workflows/fault"
 )
 
 // ChooseServer picks a process server or master target, and waits, at most for
@@ -126,6 +128,23 @@ func Verify(ctx workflow.Context, in api.VerifyInput) (stream.SignedRecord, erro
 	o := hostLong(in.Server)
 	o.StartToCloseTimeout = verifyLongest
 	return run[stream.SignedRecord](ctx, api.ActVerify, o, in)
+}
+
+// Compare is Verify for those who go on only when source and replica are equal, or by now.
+func Compare(ctx workflow.Context, in api.VerifyInput) error {
+	signed, err := Verify(ctx, in)
+	if err != nil {
+		return err
+	}
+	var r stream.Record
+	if err := json.Unmarshal(signed.Record, &r); err != nil {
+		return fault.Wrap(api.CodeInternal, err, "the record of the comparison of %s cannot be read: %s", in.Name, err)
+	}
+	switch r.Verdict {
+	case stream.VerdictEqual, stream.VerdictMended, stream.VerdictUnsettled:
+		return nil
+	}
+	return fault.New(api.CodeDiffers, "source and replica of %s differ (%s), and it could not be mended: resynchronise first", in.Name, r.Verdict)
 }
 
 // Release thaws a source that a final cut left frozen.

@@ -22,6 +22,21 @@ func CheckNetwork(ctx workflow.Context, in api.CheckNetworkInput) error {
 	return do(ctx, api.ActCheckNetwork, target(), in)
 }
 
+// precheckAttempts is little: it only advises, and somebody waits for it.
+const precheckAttempts = 2
+
+// Precheck asks the target what it would refuse of a machine's failover, and makes nothing.
+func Precheck(ctx workflow.Context, in api.PrecheckInput) error {
+	o := target()
+	o.StartToCloseTimeout, o.WaitForCancellation = quickTimeout, false
+	o.RetryPolicy = retry(backOffMost, precheckAttempts)
+	wanted, err := run[api.CheckNetworkInput](ctx, api.ActTargetOf, o, in)
+	if err != nil {
+		return err
+	}
+	return do(ctx, api.ActCheckNetwork, o, wanted)
+}
+
 // CreateMachine makes a machine with disks from a recovery point, not started.
 // What an earlier try made is found by its tags.
 func CreateMachine(ctx workflow.Context, in api.CreateMachineInput) (api.TargetMachine, error) {

@@ -26,6 +26,8 @@ type Params struct {
 	Source    api.Assignment    `json:"source"` // the master target
 	NewEpoch  ident.Epoch       `json:"newEpoch"`
 	Asked     time.Time         `json:"asked"`
+	// Verify compares the target machine with the original's disks first.
+	Verify bool `json:"verify,omitempty"`
 }
 
 // Result of a failback.
@@ -48,7 +50,11 @@ func Workflow(ctx workflow.Context, p Params) (Result, error) {
 		return Result{}, fault.New(api.CodeInvalid, "failback of %s: want its master target, disks and an epoch after %d", p.VM.Name, p.Source.Epoch)
 	}
 	f := &failback{Params: p}
-	err := runbook.Run(ctx, "failback of "+p.VM.Name, []runbook.Step{
+	var steps []runbook.Step
+	if p.Verify {
+		steps = append(steps, runbook.Step{Name: "compare the target machine with the original's disks", Do: f.compare})
+	}
+	err := runbook.Run(ctx, "failback of "+p.VM.Name, append(steps, []runbook.Step{
 		{Name: "make the final recovery point", Do: f.finalCut, Undo: f.release},
 		{Name: "stop the target machine", Do: f.stop, Undo: f.start},
 		{Name: "finish what was acknowledged and close the disks", Do: f.revoke},
@@ -57,9 +63,13 @@ func Workflow(ctx workflow.Context, p Params) (Result, error) {
 		{Name: "detach the disks from the master target", Do: f.detach, Undo: f.attach},
 		{Name: StepPowerOn, Do: f.powerOn, Undo: f.powerOff},
 		{Name: "check the original", Do: f.verify},
-	})
+	}...))
 	f.out.RTO = api.Duration(workflow.Now(ctx).Sub(p.Asked))
 	return f.out, err
+}
+
+func (f *failback) compare(ctx workflow.Context) error {
+	return call.Compare(ctx, api.VerifyInput{Machine: f.VM.Machine, Name: f.VM.Name, Epoch: f.Source.Epoch, Server: f.Source.Server})
 }
 
 func (f *failback) finalCut(ctx workflow.Context) (err error) {

@@ -96,11 +96,14 @@ func (p Params) validate() error {
 
 // planned: the source makes a last recovery point and must go down cleanly.
 func (f *failover) planned() []runbook.Step {
-	return []runbook.Step{
-		{Name: "check the target network", Do: f.checkNetwork},
+	steps := []runbook.Step{{Name: "check the target network", Do: f.checkNetwork}}
+	if f.Request.Verify {
+		steps = append(steps, runbook.Step{Name: "compare the source with its replica", Do: f.compare})
+	}
+	return append(steps, []runbook.Step{
 		{Name: "make the final recovery point", Do: f.finalCut, Undo: f.release},
 		{Name: "power off the frozen source", Do: f.powerOff, Undo: f.powerOn},
-	}
+	}...)
 }
 
 // unplanned: the source goes down if it can be reached.
@@ -131,6 +134,14 @@ func (f *failover) common() []runbook.Step {
 func (f *failover) checkNetwork(ctx workflow.Context) error {
 	machine := f.machine()
 	return call.CheckNetwork(ctx, api.CheckNetworkInput{Network: f.Target.Network, For: &machine})
+}
+
+// compare reads every block of the source while it runs on; what differed is sent again
+// before the final cut.
+func (f *failover) compare(ctx workflow.Context) error {
+	return call.Compare(ctx, api.VerifyInput{
+		Machine: f.VM.Machine, Name: f.VM.Name, Epoch: f.Source.Epoch, Server: f.Source.Server, By: f.Request.By,
+	})
 }
 
 func (f *failover) finalCut(ctx workflow.Context) error {

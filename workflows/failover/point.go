@@ -36,6 +36,9 @@ func (f *failover) choosePoint(ctx workflow.Context) error {
 		return err
 	}
 	f.out.Point = point
+	if f.final != nil && point.Position != f.final.Position {
+		return fault.New(api.CodeDiffers, "the store has recovery point %d at position %v, the final cut was at %v; nothing was started, the source goes on", point.ID, point.Position, f.final.Position)
+	}
 	if f.held != nil && f.held.ID != point.ID {
 		if err := f.letGo(ctx, f.held.ID); err != nil {
 			f.warn("the hold on recovery point %d could not be released: %s", f.held.ID, fault.Message(err))

@@ -37,7 +37,7 @@ func TestWorkflow(ctx workflow.Context, p TestParams) (TestResult, error) {
 	}
 	var out TestResult
 	id := workflow.GetInfo(ctx).WorkflowExecution.ID
-	ref := api.TargetRef{Name: TestName(p.VM), Run: id}
+	ref := api.TargetRef{Name: api.TestName(p.VM), Run: id}
 	hold := &failover{Params: Params{VM: p.VM, Request: p.Request}, id: id}
 	machine := func() api.CreateMachineInput {
 		return api.CreateMachineInput{
@@ -68,6 +68,3 @@ func TestWorkflow(ctx workflow.Context, p TestParams) (TestResult, error) {
 	out.Point = hold.out.Point
 	return out, nil
 }
-
-// TestName is the name of a VM's copy in a test.
-func TestName(vm api.VM) string { return vm.Name + "-test" }

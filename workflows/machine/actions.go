@@ -174,7 +174,7 @@ func (e *entity) testFailover(ctx workflow.Context, q api.QueuedAction) (api.Act
 
 func (e *entity) cleanup(ctx workflow.Context, notes string) (api.ActionResult, error) {
 	test := e.s.Test
-	if err := call.DeleteMachine(ctx, api.TargetRef{Name: failover.TestName(e.s.VM), Run: test.Run}); err != nil {
+	if err := call.DeleteMachine(ctx, api.TargetRef{Name: api.TestName(e.s.VM), Run: test.Run}); err != nil {
 		return api.ActionResult{}, err
 	}
 	if test.Point.ID != 0 {
@@ -263,7 +263,7 @@ func (e *entity) failback(ctx workflow.Context, q api.QueuedAction) (api.ActionR
 	epoch := e.s.Assignment.Epoch + 1
 	out, err := child[failback.Result](ctx, e, api.WorkflowFailback, "failback", failback.Params{
 		VM: e.s.VM, Disks: e.s.Protected, Target: *e.s.Target, TargetRun: e.s.TargetRun,
-		Source: e.s.Assignment, NewEpoch: epoch, Asked: q.Asked,
+		Source: e.s.Assignment, NewEpoch: epoch, Asked: q.Asked, Verify: q.Request.Verify,
 	})
 	if err != nil {
 		e.s.Assignment.Epoch, e.assigned = epoch+1, 0

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"slices"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -30,8 +31,11 @@ func (r *run) checkActions(ctx workflow.Context, p api.Plan) error {
 		return nil // begun before there was a check
 	}
 	var mine []api.LocatedAction
+	takes := func(a api.PlanAction) bool {
+		return slices.ContainsFunc(phases(r.in.Kind), func(k api.PlanKind) bool { return takesPart(a, k) })
+	}
 	for _, a := range p.Actions() {
-		if takesPart(a.Action, r.in.Kind) && a.Action.OnError != "continue" {
+		if takes(a.Action) && a.Action.OnError != "continue" {
 			mine = append(mine, a)
 		}
 	}
@@ -47,4 +51,39 @@ func (r *run) checkActions(ctx workflow.Context, p api.Plan) error {
 		more = fmt.Sprintf(", and %d more", n)
 	}
 	return fault.New(api.CodeInvalid, "%s%s; nothing was started", wrong[0].Error(), more)
+}
+
+// maxPrechecks run at once.
+const maxPrechecks = 20
+
+// precheck asks the target of a dry run what it would refuse: names, addresses, quota,
+// permissions, networks. It advises; nothing fails by it.
+func (r *run) precheck(ctx workflow.Context) {
+	switch r.in.Kind {
+	case api.PlanTest, api.PlanPlanned, api.PlanUnplanned:
+	default:
+		return
+	}
+	if workflow.GetVersion(ctx, "precheck", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		return
+	}
+	turns, wg := workflow.NewSemaphore(ctx, maxPrechecks), workflow.NewWaitGroup(ctx)
+	for i, s := range r.steps {
+		if s.machine == nil {
+			continue
+		}
+		wg.Add(1)
+		workflow.Go(ctx, func(ctx workflow.Context) {
+			defer wg.Done()
+			if turns.Acquire(ctx, 1) != nil {
+				return // cancelled
+			}
+			defer turns.Release(1)
+			in := api.PrecheckInput{Machine: s.machine.Machine, Kind: r.in.Kind, Network: r.in.Network}
+			if err := call.Precheck(ctx, in); err != nil {
+				r.status.Steps[i].Problem = fault.Message(err)
+			}
+		})
+	}
+	wg.Wait(ctx)
 }

@@ -44,7 +44,10 @@ func (r *run) unpin(ctx workflow.Context) {
 
 // point is the choice for a machine. One that has no point in common with others gets
 // its latest.
-func (r *run) point(machine ident.MachineID) (api.PointChoice, ident.Seq) {
+func (r *run) point(machine ident.MachineID, name string) (api.PointChoice, ident.Seq) {
+	if id := r.in.Points[name]; id != 0 {
+		return api.PointCustom, id
+	}
 	if !r.in.Point.Common() {
 		return r.in.Point, 0
 	}

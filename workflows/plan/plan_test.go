@@ -44,7 +44,10 @@ type world struct {
 	mu      sync.Mutex // activities run side by side
 	log     []string   // what happened, in order
 	fails   map[string]int
+	told    []string // people
 	actions []api.MachineActionInput
+	before  map[string]bool // machines that are failed over already
+	refuses map[string]bool // machines that the target has no room for
 }
 
 func newWorld(plan api.Plan) *world {
@@ -78,6 +81,29 @@ func newWorld(plan api.Plan) *world {
 		return out, w.do(fmt.Sprintf("choose %s of %d machines", in.Choice, len(in.Machines)))
 	})
 	reg(api.ActReleasePoint, func(in api.ReleasePointInput) error { return w.do(fmt.Sprintf("release %d", in.Point)) })
+	reg(api.ActNotify, func(n api.Notification) error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.told = append(w.told, n.Subject)
+		return nil
+	})
+	reg(api.ActDoneBefore, func(in api.MachineActionInput) (api.DoneBefore, error) {
+		return api.MachineStatus{Machine: in.Machine, State: api.StateFailedOver}.DoneBefore(in.Action), nil
+	})
+	reg(api.ActTargetOf, func(in api.PrecheckInput) (api.CheckNetworkInput, error) {
+		for name := range w.refuses {
+			if in.Machine == ident.NewMachineID("v", name) {
+				return api.CheckNetworkInput{Network: name}, nil
+			}
+		}
+		return api.CheckNetworkInput{}, nil
+	})
+	reg(api.ActCheckNetwork, func(in api.CheckNetworkInput) error {
+		if in.Network != "" {
+			return fault.New(api.CodeQuota, "the quota has no room for %s", in.Network)
+		}
+		return nil
+	})
 	reg(api.ActRunbook, func(in api.RunbookInput) (api.ActionOutput, error) {
 		names := in.Group
 		for _, m := range in.Machines {
@@ -89,7 +115,11 @@ func newWorld(plan api.Plan) *world {
 		w.mu.Lock()
 		w.actions = append(w.actions, in)
 		w.mu.Unlock()
-		name := strings.Split(in.Request.RequestID, "/")[3]
+		parts := strings.Split(in.Request.RequestID, "/")
+		name := parts[len(parts)-2]
+		if w.before[name] {
+			return api.ActionResult{}, fault.New(api.CodeNotInState, "it is FailedOver")
+		}
 		target := &api.TargetMachine{Name: name, Tags: map[string]string{"drover-run": "run-" + name}}
 		return api.ActionResult{Name: name, Message: "fine", Target: target}, w.do(in.Action + " " + name)
 	})
@@ -172,7 +202,7 @@ func TestDryRun(t *testing.T) {
 	w.ExecuteWorkflow(Workflow, api.PlanRunInput{Plan: "shop", Kind: api.PlanPlanned, By: "anna", DryRun: true})
 	require.NoError(t, w.GetWorkflowError())
 	s := w.status(t)
-	require.Equal(t, stateDone, s.State)
+	require.Equal(t, api.RunDone, s.State)
 	require.Equal(t, "before/announce=pending 1/db-1=pending 1/after/checked=pending 2/app-1=pending 2/app-2=pending after/tell=pending", states(s))
 	require.Empty(t, w.log, "nothing was done")
 
@@ -187,14 +217,14 @@ func TestOrderAndManualStep(t *testing.T) {
 	w := newWorld(shop())
 	w.RegisterDelayedCallback(func() {
 		s := w.status(t)
-		require.Equal(t, stateWaiting, s.State)
+		require.Equal(t, api.RunWaiting, s.State)
 		require.Equal(t, "before/announce=done 1/db-1=done 1/after/checked=waiting 2/app-1=pending 2/app-2=pending after/tell=pending", states(s))
 		require.Equal(t, []string{"script before/announce", "failover db-1"}, w.log, "nothing goes on before the approval")
 	}, time.Minute)
 	w.signal(2*time.Minute, api.PlanApprove, api.StepDecision{By: "bert", Note: "it answers"})
 	require.NoError(t, w.run(api.PlanPlanned))
 	s := w.status(t)
-	require.Equal(t, stateDone, s.State)
+	require.Equal(t, api.RunDone, s.State)
 	require.Equal(t, "before/announce=done 1/db-1=done 1/after/checked=done 2/app-1=done 2/app-2=done after/tell=done", states(s))
 	require.Equal(t, "bert", s.Steps[2].By)
 	require.ElementsMatch(t, []string{"failover app-1", "failover app-2"}, w.log[2:4])
@@ -232,7 +262,7 @@ func TestNothingStartsWhenAMachineIsMissing(t *testing.T) {
 	err := w.run(api.PlanPlanned)
 	require.Equal(t, api.CodeNotFound, fault.Code(err))
 	require.Empty(t, w.log)
-	require.Equal(t, stateFailed, w.status(t).State)
+	require.Equal(t, api.RunFailed, w.status(t).State)
 }
 
 func TestFailedMachineStopsThePlan(t *testing.T) {
@@ -288,7 +318,7 @@ func TestRejectTimeoutAndCancel(t *testing.T) {
 	w.signal(time.Minute, api.PlanCancel, api.StepDecision{By: "bert"})
 	require.Error(t, w.run(api.PlanPlanned))
 	s := w.status(t)
-	require.Equal(t, stateCancelled, s.State)
+	require.Equal(t, api.RunCancelled, s.State)
 	require.Contains(t, s.Message, "bert")
 	require.NotContains(t, w.log, "failover app-1")
 }

@@ -11,47 +11,14 @@ import (
 	"drover/workflows/fault"
 )
 
-// Kinds of step, as api.PlanStep tells them.
-const (
-	kindScript  = "script"
-	kindWebhook = "webhook"
-	kindRunbook = "runbook"
-	kindManual  = "manual"
-	kindMachine = "machine"
-)
+// ending reports whether somebody has decided that no other step is begun.
+func (r *run) ending() bool { return r.cancelled != "" || r.back != "" && !r.undoing }
 
-var kinds = []api.PlanKind{
-	api.PlanTest, api.PlanPlanned, api.PlanUnplanned, api.PlanCleanup,
-	api.PlanCommit, api.PlanReprotect, api.PlanFailback, api.PlanReenable,
-}
-
-// step is what a line of the run does: an action or a machine.
-type step struct {
-	group    int
-	action   *api.PlanAction
-	machine  *api.VaultMember
-	optional bool
-	failed   bool // and asks what to do
-	tries    int
-}
-
-func kindOf(a api.PlanAction) string {
-	switch {
-	case a.Script != nil:
-		return kindScript
-	case a.Webhook != nil:
-		return kindWebhook
-	case a.Runbook != nil:
-		return kindRunbook
-	}
-	return kindManual
-}
-
-// play runs the steps in order; machines that stand together run together.
+// play runs the steps: one after the other, but the machines of a group together.
 func (r *run) play(ctx workflow.Context) error {
 	for i := 0; i < len(r.steps); {
-		if r.cancelled != "" {
-			return nil
+		if err := r.awaitTurn(ctx, i); err != nil || r.ending() {
+			return err
 		}
 		if r.steps[i].action != nil {
 			if err := r.runStep(ctx, i); err != nil {
@@ -61,7 +28,7 @@ func (r *run) play(ctx workflow.Context) error {
 			continue
 		}
 		end := i
-		for end < len(r.steps) && r.steps[end].machine != nil && r.steps[end].group == r.steps[i].group {
+		for end < len(r.steps) && r.steps[end].machine != nil && r.steps[end].group == r.steps[i].group && r.steps[end].kind == r.steps[i].kind {
 			end++
 		}
 		if err := r.together(ctx, i, end); err != nil {
@@ -72,8 +39,47 @@ func (r *run) play(ctx workflow.Context) error {
 	return nil
 }
 
-// together runs the machines of a group in parallel and waits for all of them,
-// whatever becomes of one.
+// awaitTurn waits while the run is paused.
+func (r *run) awaitTurn(ctx workflow.Context, i int) error {
+	if r.in.PauseBetween && i > 0 && r.steps[i].kind != r.steps[i-1].kind && r.paused == "" {
+		r.paused = "the run itself, before " + string(r.steps[i].kind)
+	}
+	if r.paused == "" {
+		return nil
+	}
+	r.mood(ctx)
+	err := workflow.Await(ctx, func() bool { return r.paused == "" || r.ending() })
+	r.mood(ctx)
+	return err
+}
+
+// mood tells what the run is at.
+func (r *run) mood(ctx workflow.Context) {
+	state := api.RunRunning
+	switch {
+	case r.asking(askFailed):
+		state = api.RunStopped
+	case r.asking(askManual) || r.asking(askFailedStep):
+		state = api.RunWaiting
+	case r.undoing:
+		state = api.RunBack
+	case r.paused != "":
+		state = api.RunPaused
+	}
+	r.status.State = state
+	r.show(ctx)
+}
+
+func (r *run) asking(what string) bool {
+	for _, s := range r.steps {
+		if s.asks == what {
+			return true
+		}
+	}
+	return false
+}
+
+// together runs the steps from..to at once and waits for all of them.
 func (r *run) together(ctx workflow.Context, from, to int) error {
 	errs := make([]error, to-from)
 	wg := workflow.NewWaitGroup(ctx)
@@ -98,7 +104,7 @@ func (r *run) together(ctx workflow.Context, from, to int) error {
 	return nil
 }
 
-// runStep runs a step until it is done, skipped or failed for good.
+// runStep tries a step until it is done, given up or passed over.
 func (r *run) runStep(ctx workflow.Context, i int) error {
 	s, line := &r.steps[i], &r.status.Steps[i]
 	line.Started = workflow.Now(ctx)
@@ -125,8 +131,8 @@ func (r *run) finish(ctx workflow.Context, i int, state api.StepState) {
 	r.show(ctx)
 }
 
-// afterFailure does what the action says about errors: again tells whether the
-// step is tried once more; without an error and without again the run goes on.
+// afterFailure does what the step says about errors; again is true to try it once more.
+// A step that stops the run holds it: what runs is kept, and people say how it goes on.
 func (r *run) afterFailure(ctx workflow.Context, i int, cause error) (again bool, err error) {
 	s, line := &r.steps[i], &r.status.Steps[i]
 	onError := "stop"
@@ -141,42 +147,64 @@ func (r *run) afterFailure(ctx workflow.Context, i int, cause error) (again bool
 	case onError == "continue":
 		r.finish(ctx, i, api.StepFailed)
 		return false, nil
-	case onError == "ask" && s.tries < maxTries:
-		s.failed = true
-		d, err := r.ask(ctx, i, manualTimeout)
-		s.failed = false
+	case s.optional || r.ending() || s.tries >= maxTries:
+		r.finish(ctx, i, api.StepFailed)
+		return false, failure
+	case onError == "ask":
+		line.State = api.StepWaiting
+		d, err := r.ask(ctx, i, askFailedStep, manualTimeout)
 		if err != nil {
 			r.finish(ctx, i, api.StepFailed)
 			return false, err
 		}
-		line.By = d.By
-		if d.what == api.PlanRetry {
-			return true, nil
-		}
-		r.finish(ctx, i, api.StepSkipped)
-		return false, nil
+		return r.goOn(ctx, i, d), nil
 	}
 	r.finish(ctx, i, api.StepFailed)
-	return false, failure
+	if workflow.GetVersion(ctx, "hold-failed", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		return false, failure // begun before a failed run could be gone on with
+	}
+	d, err := r.ask(ctx, i, askFailed, r.holdFor())
+	switch {
+	case fault.Cancelled(err):
+		return false, err
+	case err != nil:
+		return false, failure // nobody came: it is what stopped the run that people want to read
+	}
+	return r.goOn(ctx, i, d), nil
 }
 
-// ask waits for a person's decision about the step.
-func (r *run) ask(ctx workflow.Context, i int, limit time.Duration) (decision, error) {
-	line := &r.status.Steps[i]
-	line.State, r.status.State = api.StepWaiting, stateWaiting
-	r.show(ctx)
+func (r *run) holdFor() time.Duration {
+	if r.in.HoldFor > 0 {
+		return r.in.HoldFor.D()
+	}
+	return holdTimeout
+}
+
+// goOn does what was decided about a failed step; true to try it once more.
+func (r *run) goOn(ctx workflow.Context, i int, d decision) bool {
+	r.status.Steps[i].By = d.By
+	if d.what == api.PlanRetry {
+		r.status.Steps[i].Finished = time.Time{}
+		return true
+	}
+	r.finish(ctx, i, api.StepSkipped)
+	return false
+}
+
+// ask waits until a person decides about step i, at most for the limit.
+func (r *run) ask(ctx workflow.Context, i int, what string, limit time.Duration) (decision, error) {
+	s, line := &r.steps[i], &r.status.Steps[i]
+	s.asks = what
+	r.mood(ctx)
+	r.tell(ctx, i)
 	ok, err := workflow.AwaitWithTimeout(ctx, limit, func() bool {
 		_, is := r.decided[line.ID]
-		return is || r.cancelled != ""
+		return is || r.ending()
 	})
 	d, decided := r.decided[line.ID]
 	delete(r.decided, line.ID)
-	r.status.State = stateRunning
-	for _, s := range r.status.Steps {
-		if s.State == api.StepWaiting && s.ID != line.ID {
-			r.status.State = stateWaiting
-		}
-	}
+	s.asks = ""
+	r.mood(ctx)
 	switch {
 	case err != nil:
 		return d, err
@@ -185,99 +213,26 @@ func (r *run) ask(ctx workflow.Context, i int, limit time.Duration) (decision, e
 	case !ok:
 		return d, fault.New(api.CodeApprovalTimedOut, "nobody decided about step %s within %s", line.ID, limit)
 	}
-	return d, fault.New(api.CodeActionFailed, "the run was cancelled while step %s waited", line.ID)
+	return d, fault.New(api.CodeActionFailed, "the run was ended while step %s waited", line.ID)
 }
 
-// try does the step once.
-func (r *run) try(ctx workflow.Context, i int) error {
-	s, line := &r.steps[i], &r.status.Steps[i]
-	if s.machine != nil {
-		return r.tryMachine(ctx, i)
+// tell notifies people that the run waits for them. Nobody waits for the notification.
+func (r *run) tell(ctx workflow.Context, i int) {
+	if workflow.GetVersion(ctx, "tell-waiting", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		return
 	}
-	timeout := s.action.Timeout.D()
-	switch line.Kind {
-	case kindManual:
-		if timeout == 0 {
-			timeout = manualTimeout
-		}
-		line.Message = s.action.Manual.Instructions
-		d, err := r.ask(ctx, i, timeout)
-		if err != nil {
-			return err
-		}
-		line.By, line.Message = d.By, d.Note
-		if d.what == api.PlanReject {
-			return fault.New(api.CodeActionFailed, "rejected by %s: %s", r.by(d.By), d.Note)
-		}
-		return nil
-	case kindScript:
-		out, err := call.Script(ctx, api.ScriptInput{
-			Plan: r.in.Plan, Run: r.id, Step: line.ID, Kind: r.in.Kind, Script: *s.action.Script,
-		}, limit(timeout), s.action.Retries)
-		line.Message = out.Output
-		return err
+	line := r.status.Steps[i]
+	n := api.Notification{Subject: fmt.Sprintf("plan run %s waits at step %s", r.id, line.ID), Problem: api.Problem{
+		Code: api.CodeActionFailed, Component: "plan " + r.in.Plan, Cause: line.Message, Since: workflow.Now(ctx), Health: api.Critical,
+		Action: fmt.Sprintf("drover plan retry, skip, back or cancel %s; nothing is begun until then.", r.id),
+	}}
+	if r.steps[i].asks == askManual {
+		n.Problem.Code, n.Problem.Health = api.CodeApprovalTimedOut, api.Warning
+		n.Problem.Action = fmt.Sprintf("Do what it says, then drover plan approve or reject %s.", r.id)
 	}
-	if line.Kind == kindRunbook {
-		out, err := call.Runbook(ctx, r.runbook(i), limit(timeout), s.action.Retries)
-		line.Message = out.Output
-		return err
-	}
-	out, err := call.Webhook(ctx, api.WebhookInput{
-		Plan: r.in.Plan, Run: r.id, Step: line.ID, Kind: r.in.Kind, Webhook: *s.action.Webhook,
-	}, limit(timeout), s.action.Retries)
-	line.Message = out.Output
-	return err
-}
-
-// runbook is what the step's runbook gets: the machines of its group, or all, as they
-// are by now.
-func (r *run) runbook(i int) api.RunbookInput {
-	s, line := r.steps[i], r.status.Steps[i]
-	in := api.RunbookInput{Plan: r.in.Plan, Run: r.id, Step: line.ID, Kind: r.in.Kind, Runbook: *s.action.Runbook}
-	for j, other := range r.steps {
-		if other.machine == nil || s.group >= 0 && s.group < r.groups && other.group != s.group {
-			continue
+	workflow.Go(ctx, func(ctx workflow.Context) {
+		if err := call.Notify(ctx, n); err != nil {
+			workflow.GetLogger(ctx).Warn("notification was not sent", "error", err)
 		}
-		l := r.status.Steps[j]
-		m := api.RunbookMachine{Machine: other.machine.Machine, Name: l.Name}
-		if s.group == other.group {
-			in.Group = l.Group
-		}
-		if l.Result != nil && l.Result.Target != nil {
-			m.TargetName, m.TargetRun = l.Result.Target.Name, l.Result.Target.Tags[tagRun]
-		}
-		if l.Result != nil && l.Result.Point != nil {
-			m.Point = l.Result.Point.ID
-		}
-		in.Machines = append(in.Machines, m)
-	}
-	return in
-}
-
-// tagRun is the tag of target machines that names the run they were made in.
-const tagRun = "drover-run"
-
-func limit(timeout time.Duration) time.Duration {
-	if timeout == 0 {
-		return actionTimeout
-	}
-	return timeout
-}
-
-// tryMachine lets the machine do what this kind of run is about. The request id
-// names run, step and try, so that a repeated activity finds the same action.
-func (r *run) tryMachine(ctx workflow.Context, i int) error {
-	s, line := &r.steps[i], &r.status.Steps[i]
-	choice, id := r.point(s.machine.Machine)
-	request := api.ActionRequest{
-		RequestID: fmt.Sprintf("%s/%s/%s/%d", r.id, workflow.GetInfo(ctx).OriginalRunID, line.ID, s.tries),
-		By:        r.in.By, Reason: r.in.Reason, PlanRun: r.id,
-		Planned: r.in.Kind == api.PlanPlanned, Point: choice, PointID: id, Network: r.in.Network,
-	}
-	out, err := call.MachineAction(ctx, api.MachineActionInput{Machine: s.machine.Machine, Action: api.ActionOf(r.in.Kind), Request: request})
-	if err != nil {
-		return err
-	}
-	line.Result, line.Message = &out, out.Message
-	return nil
+	})
 }

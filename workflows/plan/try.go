@@ -1,0 +1,142 @@
+package plan
+
+import (
+	"fmt"
+	"time"
+
+	"go.temporal.io/sdk/workflow"
+
+	"drover/workflows/api"
+	"drover/workflows/call"
+	"drover/workflows/fault"
+)
+
+// try does step i once.
+func (r *run) try(ctx workflow.Context, i int) error {
+	s, line := &r.steps[i], &r.status.Steps[i]
+	if s.machine != nil {
+		return r.tryMachine(ctx, i)
+	}
+	timeout := s.action.Timeout.D()
+	var out api.ActionOutput
+	var err error
+	switch line.Kind {
+	case kindManual:
+		return r.tryManual(ctx, i)
+	case kindScript:
+		out, err = call.Script(ctx, api.ScriptInput{
+			Plan: r.in.Plan, Run: r.id, Step: line.ID, Kind: s.kind, Script: *s.action.Script,
+		}, limit(timeout), s.action.Retries)
+	case kindRunbook:
+		out, err = call.Runbook(ctx, r.runbook(i), limit(timeout), s.action.Retries)
+	default:
+		out, err = call.Webhook(ctx, api.WebhookInput{
+			Plan: r.in.Plan, Run: r.id, Step: line.ID, Kind: s.kind, Webhook: *s.action.Webhook,
+		}, limit(timeout), s.action.Retries)
+	}
+	line.Message = out.Output
+	return err
+}
+
+// tryManual waits for a person's word.
+func (r *run) tryManual(ctx workflow.Context, i int) error {
+	s, line := &r.steps[i], &r.status.Steps[i]
+	timeout := s.action.Timeout.D()
+	if timeout == 0 {
+		timeout = manualTimeout
+	}
+	line.State, line.Message = api.StepWaiting, s.action.Manual.Instructions
+	d, err := r.ask(ctx, i, askManual, timeout)
+	if err != nil {
+		return err
+	}
+	line.By, line.Message = d.By, d.Note
+	if d.what == api.PlanReject {
+		return fault.New(api.CodeActionFailed, "rejected by %s: %s", r.by(d.By), d.Note)
+	}
+	return nil
+}
+
+// runbook is the input of a runbook: it gets the machines of its group, or all, as far
+// as they are up.
+func (r *run) runbook(i int) api.RunbookInput {
+	s, line := r.steps[i], r.status.Steps[i]
+	in := api.RunbookInput{Plan: r.in.Plan, Run: r.id, Step: line.ID, Kind: s.kind, Runbook: *s.action.Runbook}
+	for j, other := range r.steps {
+		if other.machine == nil || other.kind != s.kind || s.group >= 0 && s.group < r.groups && other.group != s.group {
+			continue
+		}
+		l := r.status.Steps[j]
+		m := api.RunbookMachine{Machine: other.machine.Machine, Name: l.Name}
+		if s.group == other.group {
+			in.Group = l.Group
+		}
+		if l.Result != nil && l.Result.Target != nil {
+			m.TargetName, m.TargetRun = l.Result.Target.Name, l.Result.Target.Tags[tagRun]
+		}
+		if l.Result != nil && l.Result.Point != nil {
+			m.Point = l.Result.Point.ID
+		}
+		in.Machines = append(in.Machines, m)
+	}
+	return in
+}
+
+// tagRun is a target machine's tag that says which run made it.
+const tagRun = "drover-run"
+
+func limit(timeout time.Duration) time.Duration {
+	if timeout == 0 {
+		return actionTimeout
+	}
+	return timeout
+}
+
+// tryMachine runs the machine's action. Every try of it is a request of its own,
+// and the same try taken up again is the same request.
+func (r *run) tryMachine(ctx workflow.Context, i int) error {
+	s, line := &r.steps[i], &r.status.Steps[i]
+	choice, id := r.point(s.machine.Machine, line.Name)
+	request := api.ActionRequest{
+		RequestID: fmt.Sprintf("%s/%s/%s/%d", r.id, workflow.GetInfo(ctx).OriginalRunID, line.ID, s.tries),
+		By:        r.in.By, Reason: r.in.Reason, PlanRun: r.id,
+		Planned: s.kind == api.PlanPlanned, Point: choice, PointID: id, Network: r.in.Network,
+		Verify: r.in.Verify, CommitAfter: r.in.CommitAfter, OnTimer: r.in.OnTimer, CleanAfter: r.in.CleanAfter,
+	}
+	out, err := r.act(ctx, api.MachineActionInput{Machine: s.machine.Machine, Action: api.ActionOf(s.kind), Request: request})
+	if err != nil {
+		return err
+	}
+	line.Result, line.Message = brief(out), out.Message
+	return nil
+}
+
+// act runs the machine's action. A machine that refuses it because it is already what the
+// action would make of it is as good as done: a run before went so far.
+func (r *run) act(ctx workflow.Context, in api.MachineActionInput) (api.ActionResult, error) {
+	out, err := call.MachineAction(ctx, in)
+	if fault.Code(err) != api.CodeNotInState || workflow.GetVersion(ctx, "done-before", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		return out, err
+	}
+	before, asked := call.DoneBefore(ctx, in)
+	if asked != nil || !before.Done {
+		return out, err
+	}
+	return before.Result, nil
+}
+
+// brief leaves out what makes the status of a large plan too long for one payload: a
+// machine's disks stand in its own status.
+func brief(out api.ActionResult) *api.ActionResult {
+	if out.Target != nil {
+		target := *out.Target
+		target.Disks = nil
+		out.Target = &target
+	}
+	if out.Point != nil {
+		point := *out.Point
+		point.Disks, point.Holds = nil, nil
+		out.Point = &point
+	}
+	return &out
+}
