@@ -106,6 +106,12 @@ histories: setup build ## record the histories that the replay tests replay, fro
 errors: ## write docs/errors.md from the catalogue of errors in the code
 	go generate ./tests/errdoc
 
+YEARS ?= 10
+
+.PHONY: years
+years: ## play YEARS (10) of a machine's life, 10,000 points, 50 resyncs and 4 failovers each, through its workflow
+	go test -count=1 -timeout 30m -v -run TestYearsOfALife ./workflows/machine -years $(YEARS) | grep -v DEBUG
+
 .PHONY: cover
 cover: ## how much of the data path its tests run, package by package; fails below 85 %
 	@mkdir -p build

@@ -41,6 +41,8 @@ type world struct {
 	vm       *api.VM // as vCenter tells it; nil: as it was
 	bases    []api.BaseInput
 	slow     bool // resyncs take until finish
+	point    func() replica.Point
+	based    func() // a base pass was made
 	joined   []api.VaultMember
 	grants   []api.GrantInput
 	points   []ident.Seq // to be chosen next; 9 after them
@@ -49,6 +51,8 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	w := &world{TestWorkflowEnvironment: new(testsuite.WorkflowTestSuite).NewTestWorkflowEnvironment(), t: t,
 		fails: map[string]error{}, input: testInput()}
+	w.point = func() replica.Point { return replica.Point{ID: 9, Final: true, Time: w.Now()} }
+	w.based = func() {}
 	w.SetTestTimeout(30 * time.Second)
 	for name, f := range map[string]any{
 		api.WorkflowMachine:            Workflow,
@@ -122,12 +126,13 @@ func (w *world) activities() {
 	reg(w, api.ActRemoveReplica, func(api.FenceInput) none { return none{} })
 	reg(w, api.ActBase, func(in api.BaseInput) api.Transfer {
 		w.bases = append(w.bases, in)
+		w.based()
 		return api.Transfer{DataBytes: 5, Cause: in.Cause}
 	})
-	reg(w, api.ActFinalCut, func(api.FenceInput) replica.Point { return replica.Point{ID: 9, Final: true, Time: w.Now()} })
+	reg(w, api.ActFinalCut, func(api.FenceInput) replica.Point { return w.point() })
 	reg(w, api.ActRelease, func(api.FenceInput) none { return none{} })
 	reg(w, api.ActChoosePoint, func(in api.ChoosePointInput) replica.Point {
-		point := replica.Point{ID: 9, Time: w.Now()}
+		point := w.point()
 		if len(w.points) > 0 {
 			point.ID, w.points = w.points[0], w.points[1:]
 		}

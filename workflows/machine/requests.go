@@ -159,7 +159,7 @@ func (e *entity) same(action string, r api.ActionRequest) *api.QueuedAction {
 func sameRequest(a, b api.ActionRequest) bool {
 	policy := a.Policy == nil && b.Policy == nil || a.Policy != nil && b.Policy != nil && a.Policy.Name == b.Policy.Name && a.PolicyHash == b.PolicyHash
 	return policy && a.Planned == b.Planned && a.Point == b.Point && a.PointID == b.PointID && a.Network == b.Network &&
-		a.KeepData == b.KeepData && a.OnlyIfRequired == b.OnlyIfRequired && a.Changed == b.Changed &&
+		a.CommitAfter == b.CommitAfter && a.OnTimer == b.OnTimer && a.CleanAfter == b.CleanAfter && a.KeepData == b.KeepData && a.OnlyIfRequired == b.OnlyIfRequired && a.Changed == b.Changed &&
 		slices.Equal(a.Exclude, b.Exclude) && slices.Equal(a.Include, b.Include)
 }
 
