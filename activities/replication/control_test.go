@@ -151,6 +151,23 @@ func TestChoosePoint(t *testing.T) {
 	}
 }
 
+// TestReleaseAllOfAnOwner: whoever does not know what it holds lets go of all of it.
+func TestReleaseAllOfAnOwner(t *testing.T) {
+	w := newWorld()
+	w.store.points = points()
+	for owner, id := range map[string]ident.Seq{"mine": 3, "other": 5} {
+		_, err := w.ChoosePoint(t.Context(), api.ChoosePointInput{Machine: machine, Choice: api.PointCustom, PointID: id, Owner: owner})
+		require.NoError(t, err)
+	}
+	require.NoError(t, w.ReleasePoint(t.Context(), api.ReleasePointInput{Machine: machine, Owner: "mine"}))
+	held := map[ident.Seq]int{}
+	for _, p := range w.store.points {
+		held[p.ID] = len(p.Holds)
+	}
+	require.Equal(t, 0, held[3])
+	require.Equal(t, 1, held[5])
+}
+
 func TestChoosePointWithout(t *testing.T) {
 	in := api.ChoosePointInput{Machine: machine, Choice: api.PointLatest, Owner: "o"}
 	w := newWorld()

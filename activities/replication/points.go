@@ -142,7 +142,22 @@ func pick(points []replica.Point, in api.ChoosePointInput) (replica.Point, error
 // ReleasePoint ends a hold; a point or machine that is gone is no error.
 func (c *Control) ReleasePoint(ctx context.Context, in api.ReleasePointInput) error {
 	err := withReader(ctx, c.Store, in.Machine, func(r replica.Reader) error {
-		return r.Release(ctx, in.Point, in.Owner)
+		if in.Point != 0 {
+			return r.Release(ctx, in.Point, in.Owner)
+		}
+		state, err := r.State(ctx)
+		if err != nil {
+			return err
+		}
+		for _, p := range state.Points {
+			if !slices.ContainsFunc(p.Holds, func(h replica.Hold) bool { return h.Owner == in.Owner }) {
+				continue
+			}
+			if err := r.Release(ctx, p.ID, in.Owner); err != nil && !errors.Is(err, replica.ErrNotFound) {
+				return err
+			}
+		}
+		return nil
 	})
 	if errors.Is(err, replica.ErrNotFound) {
 		return nil

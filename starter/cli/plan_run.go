@@ -66,16 +66,9 @@ func (a *app) planRunCommand() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in.Plan, in.By = args[0], by()
-			for i, on := range chosen {
-				if on && in.Kind != "" {
-					return &usageError{errors.New("name one kind of run only")}
-				}
-				if on {
-					in.Kind = planKinds[i].kind
-				}
-			}
-			if in.Kind == "" {
-				return &usageError{errors.New("name the kind of run, such as --test or --planned")}
+			var err error
+			if in.Kind, err = kindOf(chosen); err != nil {
+				return err
 			}
 			var r api.ActionRequest
 			if err := point.into(&r); err != nil {

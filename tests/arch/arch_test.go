@@ -64,6 +64,7 @@ var arrows = map[string][]string{
 	"workflows/api":           {"datapath/codec", "datapath/health", "datapath/ident", "datapath/replica", "datapath/stream", "datapath/throttle"},
 	"worker":                  {"worker", "workflows", "activities", "datapath", "agent/controlapi", "agent/enrol"},
 	"starter":                 {"starter", "workflows/api", "datapath/codec", "datapath/ident", "datapath/replica", "datapath/stream", "datapath/throttle", "datapath/waterfall"},
+	"starter/simulate":        {"workflows", "datapath/ident", "datapath/replica", "datapath/stream"},
 	"agent/controlapi":        {"datapath/health", "datapath/ident"},
 	"datapath/ident":          {},
 	"datapath/checksum":       {"datapath/ident"},

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/history/v1"
 	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
@@ -32,16 +33,22 @@ func corpus(t *testing.T) []string {
 	return files
 }
 
+func load(t *testing.T, file string) *history.History {
+	t.Helper()
+	f, err := os.Open(file)
+	require.NoError(t, err)
+	defer func() { _ = f.Close() }()
+	z, err := gzip.NewReader(f)
+	require.NoError(t, err)
+	h, err := client.HistoryFromJSON(z, client.HistoryJSONOptions{})
+	require.NoError(t, err)
+	return h
+}
+
 func TestHistoriesReplay(t *testing.T) {
 	for _, file := range corpus(t) {
 		t.Run(strings.TrimSuffix(strings.TrimPrefix(file, "testdata/"), suffix), func(t *testing.T) {
-			f, err := os.Open(file)
-			require.NoError(t, err)
-			defer func() { _ = f.Close() }()
-			z, err := gzip.NewReader(f)
-			require.NoError(t, err)
-			h, err := client.HistoryFromJSON(z, client.HistoryJSONOptions{})
-			require.NoError(t, err)
+			h := load(t, file)
 			started := h.Events[0].GetWorkflowExecutionStartedEventAttributes()
 			require.NotEmpty(t, started.GetWorkflowId())
 			// Children are named after their parent.

@@ -157,7 +157,8 @@ type CommonPoint struct {
 	Time    time.Time       `json:"time"`
 }
 
-// ReleasePointInput ends a hold.
+// ReleasePointInput ends a hold, or with no point all that the owner has: after a choice
+// whose answer was lost.
 type ReleasePointInput struct {
 	Machine ident.MachineID `json:"machine"`
 	Point   ident.Seq       `json:"point"`
@@ -336,7 +337,7 @@ func (s MachineStatus) DoneBefore(action string) DoneBefore {
 	case ActionCommit:
 		out.Done = s.State == StateCommitted
 	case ActionReprotect:
-		out.Done = s.State == StateProtectedReverse
+		out.Done = s.State == StateProtectedReverse || s.State == StateResyncRequired && s.Assignment.Role == ident.RoleMasterTarget
 	case ActionFailback:
 		out.Done = s.State == StateFailedBack
 	case ActionReenable:

@@ -61,6 +61,9 @@ func (r *reenable) clean(ctx workflow.Context) error {
 	if r.Target == nil {
 		return nil
 	}
+	// A cancellation that comes late leaves nothing behind.
+	ctx, cancel := workflow.NewDisconnectedContext(ctx)
+	defer cancel()
 	err := call.DeleteMachine(ctx, api.TargetRef{Name: r.Target.Name, Run: r.TargetRun})
 	if err != nil {
 		r.out.Warnings = append(r.out.Warnings, "target machine "+r.Target.Name+" could not be deleted, delete it by hand: "+fault.Message(err))

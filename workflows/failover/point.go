@@ -62,7 +62,7 @@ func (f *failover) choice() api.PointChoice {
 
 func (f *failover) releaseHeld(ctx workflow.Context) error {
 	if f.held == nil {
-		return nil
+		return f.letGoAll(ctx)
 	}
 	return f.letGo(ctx, f.held.ID)
 }
@@ -74,7 +74,15 @@ func (f *failover) releasePoint(ctx workflow.Context) error {
 	case f.final != nil: // choosing it ran out of time, perhaps after holding it
 		return f.letGo(ctx, f.final.ID)
 	}
-	return nil
+	return f.letGoAll(ctx)
+}
+
+// letGoAll ends holds that nobody knows of: the choice failed, perhaps after it held one.
+func (f *failover) letGoAll(ctx workflow.Context) error {
+	if workflow.GetVersion(ctx, "release-all", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		return nil
+	}
+	return f.letGo(ctx, 0)
 }
 
 func (f *failover) letGo(ctx workflow.Context, point ident.Seq) error {

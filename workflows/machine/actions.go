@@ -259,6 +259,11 @@ func (e *entity) reprotect(ctx workflow.Context) (api.ActionResult, error) {
 }
 
 func (e *entity) failback(ctx workflow.Context, q api.QueuedAction) (api.ActionResult, error) {
+	if e.s.State == api.StateResyncRequired { // of a failback that was put back late
+		if _, err := e.resync(ctx, api.QueuedAction{Action: api.ActionResync, Request: api.ActionRequest{Reason: "before the failback"}}); err != nil {
+			return api.ActionResult{}, err
+		}
+	}
 	e.setState(ctx, api.StateFailingBack)
 	epoch := e.s.Assignment.Epoch + 1
 	out, err := child[failback.Result](ctx, e, api.WorkflowFailback, "failback", failback.Params{

@@ -22,6 +22,9 @@ func (e *entity) rollBack(ctx workflow.Context, q api.QueuedAction) (api.ActionR
 		From: from, VM: e.s.VM, Disks: e.s.Protected, Target: *e.s.Target, TargetRun: e.s.TargetRun,
 		Owner: e.s.Assignment, NewEpoch: epoch, Reason: q.Request.Reason,
 	}
+	if e.reverse() {
+		p.From = api.StateProtectedReverse // or marked for resync
+	}
 	if e.s.FailoverTo != nil {
 		p.Point = e.s.FailoverTo.ID
 	}

@@ -91,6 +91,9 @@ func (e *entity) possibleInState(action string) error {
 	case (action == api.ActionTestFailover || action == api.ActionFailover) && e.reverse():
 		return fault.New(api.CodeNotInState, "%s of %s: it runs in the target; fail it back", action, e.s.Name)
 	}
+	if e.s.State == api.StateResyncRequired && e.reverse() && (action == api.ActionFailback || action == api.ActionRollBack) {
+		return nil // the failback resynchronises first
+	}
 	if !slices.Contains(allowed[action], e.s.State) {
 		return fault.New(api.CodeNotInState, "%s of %s is not possible in state %s", action, e.s.Name, e.s.State)
 	}

@@ -119,10 +119,21 @@ func (r *run) act(ctx workflow.Context, in api.MachineActionInput) (api.ActionRe
 		return out, err
 	}
 	before, asked := call.DoneBefore(ctx, in)
-	if asked != nil || !before.Done {
-		return out, err
+	if asked == nil && (before.Done || r.in.Kind == api.PlanReturn && further(in.Action, before.Result.State)) {
+		return before.Result, nil
 	}
-	return before.Result, nil
+	return out, err
+}
+
+// further reports whether a machine is past an action of a return already.
+func further(action string, now api.State) bool {
+	switch now {
+	case api.StateProtected:
+		return true // it runs at the source: it has returned, or was never away
+	case api.StateFailedBack:
+		return action == api.ActionReprotect
+	}
+	return false
 }
 
 // brief leaves out what makes the status of a large plan too long for one payload: a

@@ -66,10 +66,7 @@ func (c *change) choose(ctx workflow.Context) (err error) {
 }
 
 func (c *change) release(ctx workflow.Context) error {
-	if c.out.Point.ID == 0 {
-		return nil
-	}
-	return c.letGo(ctx, c.out.Point.ID, c.run)
+	return c.letGo(ctx, c.out.Point.ID, c.run) // 0, when it is not known: all of this run's
 }
 
 func (c *change) letGo(ctx workflow.Context, point ident.Seq, owner string) error {

@@ -75,8 +75,7 @@ func (r *rollback) failover() []runbook.Step {
 		{Name: "stop the target machine", Do: r.stopTarget, Undo: r.startTarget},
 		{Name: "fence the target", Do: r.fence},
 		{Name: "power on the source", Do: r.powerOnSource, Undo: r.shutdown},
-		{Name: "delete the target machine", Do: r.deleteTarget},
-		{Name: "release the recovery point", Do: r.release},
+		{Name: "delete the target machine and let go of its recovery point", Do: r.clean}, // the last: it cannot be put back
 	}
 }
 
@@ -138,15 +137,14 @@ func (r *rollback) shutdown(ctx workflow.Context) error {
 	return err
 }
 
-// deleteTarget does not put back a source that runs for the sake of a leftover.
-func (r *rollback) deleteTarget(ctx workflow.Context) error {
+// clean does not put back a source that runs for the sake of a leftover, nor for a
+// cancellation that comes late.
+func (r *rollback) clean(ctx workflow.Context) error {
+	ctx, cancel := workflow.NewDisconnectedContext(ctx)
+	defer cancel()
 	if err := call.DeleteMachine(ctx, r.target()); err != nil {
 		r.warn("target machine %s could not be deleted, delete it by hand: %s", r.Target.Name, fault.Message(err))
 	}
-	return nil
-}
-
-func (r *rollback) release(ctx workflow.Context) error {
 	if r.Point == 0 {
 		return nil
 	}
