@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"time"
 
 	"go.temporal.io/api/serviceerror"
 
@@ -10,20 +11,32 @@ import (
 	"drover/workflows/api"
 )
 
+const tellLimit = 30 * time.Second
+
 // LookupVCenter gives how to reach a vCenter, from its discovery's workflow. It is
 // no activity itself; those on vCenter use it.
 func (c *Control) LookupVCenter(ctx context.Context, name string) (api.VCenter, error) {
-	value, err := c.Client.QueryWorkflow(ctx, api.DiscoveryWorkflowID(name), "", api.QueryStatus)
+	value, err := c.Client.QueryWorkflow(ctx, api.DiscoveryWorkflowID(name), "", api.QueryVCenter)
 	var missing *serviceerror.NotFound
 	if errors.As(err, &missing) {
 		return api.VCenter{}, activityerr.Wrap(api.CodeNotFound, err, "vCenter %q is not known; connect it first", name)
 	}
-	var status api.DiscoveryStatus
+	var v api.VCenter
 	if err == nil {
-		err = value.Get(&status)
+		err = value.Get(&v)
 	}
 	if err != nil {
-		return api.VCenter{}, activityerr.Wrap(api.CodeInternal, err, "ask the discovery of vCenter %q for its status: %v", name, err)
+		return api.VCenter{}, activityerr.Wrap(api.CodeInternal, err, "ask the discovery of vCenter %q for it: %v", name, err)
 	}
-	return status.VCenter, nil
+	return v, nil
+}
+
+// TellDiscovery sends what a watch saw to the discovery of the vCenter.
+func (c *Control) TellDiscovery(ctx context.Context, vcenter string, r api.WatchReport) error {
+	ctx, cancel := context.WithTimeout(ctx, tellLimit)
+	defer cancel()
+	if err := c.Client.SignalWorkflow(ctx, api.DiscoveryWorkflowID(vcenter), "", api.SignalWatched, r); err != nil {
+		return activityerr.Wrap(api.CodeInternal, err, "tell the discovery of vCenter %q what changed: %v", vcenter, err)
+	}
+	return nil
 }

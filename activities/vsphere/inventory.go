@@ -1,9 +1,7 @@
 package vsphere
 
 import (
-	"cmp"
 	"context"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,7 +15,7 @@ import (
 
 const inventoryTimeout = 5 * time.Minute // one request
 
-var inventoryProperties = []string{"name", "config", "runtime.powerState"}
+var inventoryProperties = []string{"name", "parent", "config", "runtime.powerState", "runtime.host"}
 
 // Inventory reads all VMs of a vCenter, ordered by name. Templates, and VMs that
 // vCenter itself cannot read now, are left out.
@@ -25,22 +23,23 @@ func (a *Activities) Inventory(ctx context.Context, v api.VCenter) (api.Inventor
 	var out api.InventoryResult
 	err := a.on(ctx, v, func(s *session) error {
 		vms, err := s.list(ctx, inventoryProperties)
+		if err != nil {
+			return err
+		}
 		out = api.InventoryResult{UUID: s.client.ServiceContent.About.InstanceUuid}
+		known, err := s.namesOf(ctx, vms)
 		for _, vm := range vms {
-			if vm.Config != nil && !vm.Config.Template {
-				out.VMs = append(out.VMs, describe(v.Name, out.UUID, vm))
+			if vm.Config == nil || vm.Config.Template {
+				continue
 			}
+			d := describe(v.Name, out.UUID, vm)
+			d.Host, d.Folder = known.of(vm.Runtime.Host), known.of(vm.Parent)
+			out.VMs = append(out.VMs, d)
 		}
 		return err
 	})
-	sortVMs(out.VMs)
+	api.SortVMs(out.VMs)
 	return out, err
-}
-
-func sortVMs(vms []api.VM) {
-	slices.SortFunc(vms, func(x, y api.VM) int {
-		return cmp.Or(cmp.Compare(x.Name, y.Name), cmp.Compare(x.InstanceUUID, y.InstanceUUID))
-	})
 }
 
 // describe gives a VM in our words.
@@ -49,7 +48,7 @@ func describe(vcenter, vcenterUUID string, vm mo.VirtualMachine) api.VM {
 	out := api.VM{
 		Machine: ident.NewMachineID(vcenterUUID, c.InstanceUuid),
 		VCenter: vcenter, VCenterUUID: vcenterUUID, InstanceUUID: c.InstanceUuid, BIOSUUID: c.Uuid,
-		Name: c.Name, GuestID: c.GuestId, Firmware: c.Firmware,
+		Name: nameOf(vm), GuestID: c.GuestId, Firmware: c.Firmware,
 		CPUs: c.Hardware.NumCPU, MemoryMB: c.Hardware.MemoryMB,
 		PoweredOn: vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn,
 	}
@@ -62,6 +61,17 @@ func describe(vcenter, vcenterUUID string, vm mo.VirtualMachine) api.VM {
 		}
 	}
 	return out
+}
+
+// escaped is how vCenter writes what cannot stand in a path.
+var escaped = strings.NewReplacer("%2f", "/", "%2F", "/", "%5c", `\`, "%5C", `\`, "%25", "%")
+
+// nameOf gives the VM's name as people know it.
+func nameOf(vm mo.VirtualMachine) string {
+	if vm.Name == "" {
+		return vm.Config.Name
+	}
+	return escaped.Replace(vm.Name)
 }
 
 func describeDisk(machine ident.MachineID, d *types.VirtualDisk) api.VMDisk {
@@ -109,7 +119,12 @@ func (a *Activities) VerifyVMReady(ctx context.Context, ref api.VMRef) (api.VM, 
 		if props.Config == nil {
 			return failed(api.CodeVCenter, nil, "vCenter %s cannot read the configuration of VM %s now", s.name, ref.InstanceUUID)
 		}
+		known, err := s.namesOf(ctx, []mo.VirtualMachine{props})
+		if err != nil {
+			return err
+		}
 		out = describe(ref.VCenter, s.client.ServiceContent.About.InstanceUuid, props)
+		out.Host, out.Folder = known.of(props.Runtime.Host), known.of(props.Parent)
 		if !out.PoweredOn {
 			return failed(api.CodeVCenter, nil, "VM %s is %s, want it powered on", out.Name, props.Runtime.PowerState)
 		}

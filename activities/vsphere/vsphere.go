@@ -25,7 +25,7 @@ const (
 	loginTimeout = 30 * time.Second
 	powerPoll    = 250 * time.Millisecond // while a guest shuts down
 	keepAlive    = 5 * time.Minute
-	MaxVMs       = 10_000                 // of one vCenter
+	MaxVMs       = 10_000 // of one vCenter
 )
 
 // Config of the activities.
@@ -34,6 +34,8 @@ type Config struct {
 	Secrets string
 	// Lookup gives the vCenter of a name.
 	Lookup func(ctx context.Context, name string) (api.VCenter, error)
+	// Tell sends what a watch saw to the discovery of the vCenter.
+	Tell   func(ctx context.Context, vcenter string, r api.WatchReport) error
 	Logger *slog.Logger
 	// KeepAlive is how often an idle session shows a sign of life; 0: 5 minutes, where
 	// vCenter ends it after 30.
@@ -48,8 +50,8 @@ type Activities struct {
 
 // New makes the activities.
 func New(c Config) (*Activities, error) {
-	if c.Secrets == "" || c.Lookup == nil || c.Logger == nil {
-		return nil, errors.New("vsphere: secrets directory, lookup and logger are needed")
+	if c.Secrets == "" || c.Lookup == nil || c.Tell == nil || c.Logger == nil {
+		return nil, errors.New("vsphere: secrets directory, lookup, tell and logger are needed")
 	}
 	if c.KeepAlive == 0 {
 		c.KeepAlive = keepAlive
@@ -61,6 +63,7 @@ func New(c Config) (*Activities, error) {
 func (a *Activities) Activities() map[string]any {
 	return map[string]any{
 		api.ActInventory:     a.Inventory,
+		api.ActWatch:         a.Watch,
 		api.ActShutdownVM:    a.ShutdownVM,
 		api.ActPowerOnVM:     a.PowerOnVM,
 		api.ActAttachDisks:   a.AttachDisks,

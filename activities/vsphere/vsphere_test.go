@@ -43,6 +43,7 @@ func newWorld(t *testing.T) *world {
 	w.secrets = secrets
 	w.vcenter = api.VCenter{Name: "vc-1", URL: sim.Info().URL, Thumbprint: sim.Info().Thumbprint, Credentials: "vc"}
 	w.Activities, err = New(Config{Secrets: secrets, Logger: slog.New(slog.DiscardHandler),
+		Tell:   func(context.Context, string, api.WatchReport) error { return nil },
 		Lookup: func(context.Context, string) (api.VCenter, error) { return w.vcenter, nil }})
 	require.NoError(t, err)
 	t.Cleanup(func() { w.Close(context.Background()) })

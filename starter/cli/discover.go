@@ -16,6 +16,7 @@ import (
 // discovered is a vCenter's inventory with what the agents in its VMs say.
 type discovered struct {
 	api.DiscoveryStatus
+	VMs    []api.VM          `json:"vms"` // whole, however many there are
 	Agents []api.AgentReport `json:"agents"`
 }
 
@@ -63,7 +64,7 @@ func (a *app) discoverCommand() *cobra.Command {
 
 // withAgents adds what the agents say, in the order of the VMs.
 func (a *app) withAgents(ctx context.Context, d api.DiscoveryStatus) (discovered, error) {
-	out := discovered{DiscoveryStatus: d, Agents: []api.AgentReport{}}
+	out := discovered{DiscoveryStatus: d, VMs: d.VMs, Agents: []api.AgentReport{}}
 	machines := make([]ident.MachineID, len(d.VMs))
 	for i, vm := range d.VMs {
 		machines[i] = vm.Machine

@@ -70,6 +70,15 @@ func (s *Sim) EndSessions(ctx context.Context) (int, error) {
 	return len(keys), s.client.SessionManager.TerminateSession(ctx, keys)
 }
 
+// About is an event about a VM, with what the simulator's texts of events name.
+func About(name string, vm types.ManagedObjectReference) types.Event {
+	return types.Event{
+		Vm:         &types.VmEventArgument{EntityEventArgument: types.EntityEventArgument{Name: name}, Vm: vm},
+		Host:       &types.HostEventArgument{},
+		Datacenter: &types.DatacenterEventArgument{},
+	}
+}
+
 // Post lets an event happen.
 func (s *Sim) Post(ctx context.Context, e types.BaseEvent) error {
 	return event.NewManager(s.client.Client).PostEvent(ctx, e)

@@ -123,8 +123,7 @@ func (v *vm) ShutdownGuest(ctx *simulator.Context, req *types.ShutdownGuest) soa
 
 // ResetVMTask is one event, and the power stays on.
 func (v *vm) ResetVMTask(ctx *simulator.Context, _ *types.ResetVM_Task) soap.HasFault {
-	event := &types.VmResettingEvent{VmEvent: types.VmEvent{Event: types.Event{Vm: &types.VmEventArgument{
-		EntityEventArgument: types.EntityEventArgument{Name: v.Name}, Vm: v.Self}}}}
+	event := &types.VmResettingEvent{VmEvent: types.VmEvent{Event: About(v.Name, v.Self)}}
 	ctx.Map.EventManager().PostEvent(ctx, &types.PostEvent{EventToPost: event})
 	task := simulator.CreateTask(v.VirtualMachine, "reset", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) { return nil, nil })
 	return &methods.ResetVM_TaskBody{Res: &types.ResetVM_TaskResponse{Returnval: task.Run(ctx)}}

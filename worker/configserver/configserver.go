@@ -124,7 +124,7 @@ func (s *server) connect(metrics prometheus.Registerer) (err error) {
 func (s *server) activities() ([]worker.Activities, error) {
 	c := s.config
 	ctl := control.New(control.Config{Client: s.temporal.Client, Agents: reports{s.registry}.of})
-	vcenter, err := vsphere.New(vsphere.Config{Secrets: c.Secrets, Lookup: ctl.LookupVCenter, Logger: s.log})
+	vcenter, err := vsphere.New(vsphere.Config{Secrets: c.Secrets, Lookup: ctl.LookupVCenter, Tell: ctl.TellDiscovery, Logger: s.log})
 	if err != nil {
 		return nil, err
 	}

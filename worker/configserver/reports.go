@@ -75,7 +75,7 @@ func reportOf(machine ident.MachineID, a registry.AgentRecord) api.AgentReport {
 	if in == nil {
 		return out
 	}
-	out.Hostname, out.OS, out.Kernel, out.Tracker, out.Truncated = in.Hostname, in.OS, in.Kernel, in.Tracker, in.Truncated
+	out.Hostname, out.OS, out.Kernel, out.BootID, out.Tracker, out.Truncated = in.Hostname, in.OS, in.Kernel, in.BootID, in.Tracker, in.Truncated
 	for _, d := range in.Disks {
 		disk := api.AgentDisk{BackingUUID: d.BackingUUID, Path: d.Path, Size: d.Size, Model: d.Model, Serial: d.Serial, Removable: d.Removable,
 			ReadOnly: d.ReadOnly, Paths: d.Paths, Protected: d.Protected, Why: d.Why, Gone: d.Gone}

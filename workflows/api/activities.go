@@ -44,6 +44,7 @@ const (
 	ActHostListPoints = "replication.HostListPoints"     // host: machine id -> []replica.Point (of that server's store)
 
 	ActInventory     = "vsphere.Inventory"     // VCenter -> InventoryResult
+	ActWatch         = "vsphere.Watch"         // WatchInput; signals the discovery what changes, until its time is over
 	ActShutdownVM    = "vsphere.ShutdownVM"    // ShutdownInput -> ShutdownResult
 	ActPowerOnVM     = "vsphere.PowerOnVM"     // VMRef
 	ActAttachDisks   = "vsphere.AttachDisks"   // AttachInput: the original's disks to the master target
@@ -233,7 +234,7 @@ type VerifyInput struct {
 // InventoryResult is a full pass over a vCenter.
 type InventoryResult struct {
 	UUID string `json:"uuid"`
-	VMs  []VM   `json:"vms"`
+	VMs  VMList `json:"vms"`
 }
 
 // VMRef names a VM.

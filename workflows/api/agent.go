@@ -18,6 +18,7 @@ type AgentReport struct {
 	Hostname string          `json:"hostname,omitempty"`
 	OS       string          `json:"os,omitempty"`
 	Kernel   string          `json:"kernel,omitempty"`
+	BootID   string          `json:"bootId,omitempty"` // another one after every boot of the guest
 	// Tracker is how changes are found, and why no better way.
 	Tracker string      `json:"tracker,omitempty"`
 	Disks   []AgentDisk `json:"disks,omitempty"`

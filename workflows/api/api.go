@@ -137,6 +137,7 @@ const (
 	CodeNotOurs          = "DRV-4106" // something of that name is there that we did not make
 	CodeVCenter          = "DRV-4201"
 	CodeVCenterAway      = "DRV-4202" // vCenter does not answer
+	CodeVMGone           = "DRV-4204" // the VM is not in vCenter any more
 	CodeVCenterDenied    = "DRV-4203" // vCenter does not let the user in, or not do it
 	CodeActionFailed     = "DRV-4301" // a plan's action failed
 	CodeApprovalTimedOut = "DRV-4302"
@@ -158,6 +159,8 @@ type VM struct {
 	PoweredOn    bool            `json:"poweredOn"`
 	Disks        []VMDisk        `json:"disks"`
 	NICs         []VMNIC         `json:"nics"`
+	Host         string          `json:"host,omitempty"`
+	Folder       string          `json:"folder,omitempty"`
 }
 
 // VMDisk is a disk of a VM.
@@ -422,6 +425,10 @@ type MachineStatus struct {
 	Excluded   []string `json:"excluded,omitempty"` // disks not to protect: backing uuids or labels
 	// Agent is what the machine's agent reported last; its LastSeen is of then.
 	Agent *AgentReport `json:"agent,omitempty"`
+	// Booted is when the guest's present boot was first heard of.
+	Booted time.Time `json:"booted,omitzero"`
+	// Forced is a stop that was not clean, while the agent has not said what became of it.
+	Forced *ForcedStop `json:"forced,omitempty"`
 	// Failover is what a roll-back of the failover needs to know.
 	Failover *FailoverFrom `json:"failoverFrom,omitempty"`
 	// Timers are the actions that the machine does by itself when nobody does them before.

@@ -134,9 +134,9 @@ type DiscoveryInput struct {
 // VCenter says how to reach a vCenter. Credentials are a reference: the name of a
 // file in the configuration server's secrets directory.
 type VCenter struct {
-	Name        string `json:"name"`
-	URL         string `json:"url"`                  // https://host/sdk
-	Thumbprint  string `json:"thumbprint,omitempty"` // SHA-256 of the server's certificate
+	Name       string `json:"name"`
+	URL        string `json:"url"`                  // https://host/sdk
+	Thumbprint string `json:"thumbprint,omitempty"` // SHA-256 of the server's certificate
 	// CA is a file in the secrets directory with the authority that signed the
 	// certificate; empty: the system's. A thumbprint goes before it.
 	CA          string `json:"ca,omitempty"`
@@ -146,14 +146,22 @@ type VCenter struct {
 // Discovery's update: a full pass now; its result is a DiscoveryStatus.
 const DiscoveryRefresh = "refresh"
 
+// QueryVCenter is the discovery's query for how to reach its vCenter alone, a VCenter.
+const QueryVCenter = "vcenter"
+
 // DiscoveryStatus answers the discovery's status query.
 type DiscoveryStatus struct {
 	VCenter  VCenter   `json:"vcenter"`
 	UUID     string    `json:"uuid"` // the vCenter's instance uuid
 	LastPass time.Time `json:"lastPass"`
 	Error    string    `json:"error,omitempty"`
-	VMs      []VM      `json:"vms"`
+	VMs      VMList    `json:"vms"`
 	Passes   int       `json:"passes"` // since the workflow was first started
+	// Watching: changes are seen as they happen. Changed is when the last one came.
+	Watching bool        `json:"watching,omitempty"`
+	Changed  time.Time   `json:"changed,omitzero"`
+	Since    time.Time   `json:"since,omitzero"` // of the error
+	After    EventCursor `json:"after,omitzero"` // the last event that is known
 }
 
 // PointsInput asks for a machine's recovery points; the workflow ListPoints

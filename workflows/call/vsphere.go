@@ -25,6 +25,15 @@ func Inventory(ctx workflow.Context, in api.VCenter) (api.InventoryResult, error
 	return run[api.InventoryResult](ctx, api.ActInventory, o, in)
 }
 
+// Watch watches a vCenter until the input's time is over. One try: the discovery shows
+// why it failed, and begins another.
+func Watch(ctx workflow.Context, in api.WatchInput) error {
+	o := vcenter()
+	o.StartToCloseTimeout = in.For.D() + inventoryLimit
+	o.RetryPolicy = retry(backOffMost, 1)
+	return do(ctx, api.ActWatch, o, in)
+}
+
 // ShutdownVM shuts a VM down. All tries together end within the limit, after
 // which the caller goes on or gives up.
 func ShutdownVM(ctx workflow.Context, in api.ShutdownInput, limit time.Duration) (api.ShutdownResult, error) {

@@ -1,8 +1,10 @@
 // Package discovery has the workflow that keeps a vCenter's inventory and tells
-// the machines under protection what became of their VMs.
+// the machines under protection what became of their VMs. A long activity watches the
+// vCenter and signals what changes.
 package discovery
 
 import (
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
@@ -20,10 +22,17 @@ const (
 
 type discovery struct {
 	api.DiscoveryStatus
-	passes  int  // in this run
-	asked   int  // refreshes that wait for a pass
-	passing bool // one is under way
+	passes  int                        // in this run
+	asked   int                        // refreshes that wait for a pass
+	passing bool                       // one is under way
+	watches bool                       // this run watches
+	busy    int                        // reports being taken
+	missed  []api.WatchReport          // that came while a pass was under way
+	vault   map[string]api.VaultMember // machines, while a report is taken
 }
+
+// changeWatch is since when vCenters are watched; runs from before look every few minutes.
+const changeWatch = "watch"
 
 // Workflow passes over the vCenter now and then, and whenever it is asked to.
 func Workflow(ctx workflow.Context, in api.DiscoveryInput) error {
@@ -37,6 +46,10 @@ func Workflow(ctx workflow.Context, in api.DiscoveryInput) error {
 	}
 	if err := d.handlers(ctx); err != nil {
 		return err
+	}
+	if workflow.GetVersion(ctx, changeWatch, workflow.DefaultVersion, 1) == 1 {
+		d.watches = true
+		return d.watch(ctx)
 	}
 	for d.passes < maxPasses || d.asked > 0 {
 		d.pass(ctx)
@@ -53,6 +66,10 @@ func Workflow(ctx workflow.Context, in api.DiscoveryInput) error {
 func (d *discovery) handlers(ctx workflow.Context) error {
 	query := func() (api.DiscoveryStatus, error) { return d.DiscoveryStatus, nil }
 	if err := workflow.SetQueryHandler(ctx, api.QueryStatus, query); err != nil {
+		return err
+	}
+	where := func() (api.VCenter, error) { return d.VCenter, nil }
+	if err := workflow.SetQueryHandler(ctx, api.QueryVCenter, where); err != nil {
 		return err
 	}
 	return workflow.SetUpdateHandler(ctx, api.DiscoveryRefresh, d.refresh)
@@ -75,69 +92,45 @@ func (d *discovery) pass(ctx workflow.Context) {
 	d.passing = true
 	out, err := call.Inventory(ctx, d.VCenter)
 	d.passing = false
+	missed := d.missed
+	d.missed = nil
 	d.passes++
 	d.Passes++
 	if err != nil {
-		d.Error = fault.Message(err)
-		workflow.SetCurrentDetails(ctx, "vCenter "+d.VCenter.Name+": "+d.Error)
+		d.failed(ctx, err)
 		return
 	}
-	before := map[string]api.VM{}
-	for _, vm := range d.VMs {
-		before[vm.InstanceUUID] = vm
+	before := d.byInstance()
+	d.UUID, d.VMs, d.LastPass = out.UUID, out.VMs, workflow.Now(ctx)
+	for _, r := range missed {
+		d.merge(r)
 	}
-	d.Error, d.UUID, d.VMs, d.LastPass = "", out.UUID, out.VMs, workflow.Now(ctx)
+	d.Error, d.Since = "", time.Time{}
 	workflow.SetCurrentDetails(ctx, "vCenter "+d.VCenter.Name+" is up to date")
 	d.tell(ctx, before)
+	d.vault = nil
 }
 
-// tell signals the machines whose VM changed. Which VMs are protected the vault
-// knows; a machine that cannot be reached is told by the next change.
+// tell signals the machines whose VM changed, or was not there before. Which VMs are
+// protected the vault knows.
 func (d *discovery) tell(ctx workflow.Context, before map[string]api.VM) {
-	var changed []api.VM
 	for _, vm := range d.VMs {
-		if old, known := before[vm.InstanceUUID]; known && !same(old, vm) {
-			changed = append(changed, vm)
-		}
-	}
-	if len(changed) == 0 {
-		return
-	}
-	vault, err := call.VaultStatus(ctx)
-	if err != nil {
-		workflow.GetLogger(ctx).Warn("machines are not told of changes in vCenter", "error", err)
-		return
-	}
-	members := map[string]bool{}
-	for _, m := range vault.Machines {
-		members[m.Machine.String()] = true
-	}
-	for _, vm := range changed {
-		if !members[vm.Machine.String()] {
+		old, known := before[vm.InstanceUUID]
+		if known && same(old, vm) {
 			continue
 		}
-		err := workflow.SignalExternalWorkflow(ctx, api.MachineWorkflowID(vm.Machine), "", api.SignalInventory, vm).Get(ctx, nil)
-		if err != nil {
-			workflow.GetLogger(ctx).Warn("machine is not told of a change in vCenter", "machine", vm.Machine, "error", err)
+		if !known && (len(before) == 0 || !d.watches) {
+			continue // the first look: there is nothing to compare with
 		}
+		d.signal(ctx, d.members(ctx), vm.Machine.String(), api.SignalInventory, vm)
 	}
 }
 
 // same reports whether two looks at a VM saw the same.
 func same(a, b api.VM) bool {
-	if len(a.Disks) != len(b.Disks) || len(a.NICs) != len(b.NICs) {
+	if !slices.Equal(a.Disks, b.Disks) || !slices.Equal(a.NICs, b.NICs) {
 		return false
 	}
-	for i := range a.Disks {
-		if a.Disks[i] != b.Disks[i] {
-			return false
-		}
-	}
-	for i := range a.NICs {
-		if a.NICs[i] != b.NICs[i] {
-			return false
-		}
-	}
 	return a.Name == b.Name && a.PoweredOn == b.PoweredOn && a.CPUs == b.CPUs && a.MemoryMB == b.MemoryMB &&
-		a.BIOSUUID == b.BIOSUUID && a.Firmware == b.Firmware && a.GuestID == b.GuestID
+		a.BIOSUUID == b.BIOSUUID && a.Firmware == b.Firmware && a.GuestID == b.GuestID && a.Host == b.Host && a.Folder == b.Folder
 }

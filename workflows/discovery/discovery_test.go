@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/workflow"
 
 	"drover/datapath/ident"
 	"drover/workflows/api"
@@ -25,8 +26,10 @@ func (r *refreshed) Complete(v any, err error) {
 	r.then(v.(api.DiscoveryStatus))
 }
 
+// TestPassesAndChanges is of runs that began before vCenters were watched.
 func TestPassesAndChanges(t *testing.T) {
 	env := new(testsuite.WorkflowTestSuite).NewTestWorkflowEnvironment()
+	env.OnGetVersion(changeWatch, workflow.DefaultVersion, workflow.Version(1)).Return(workflow.DefaultVersion)
 	env.SetTestTimeout(30 * time.Second)
 	one := api.VM{Machine: ident.NewMachineID("v", "1"), InstanceUUID: "1", Name: "db-1", PoweredOn: true}
 	two := api.VM{Machine: ident.NewMachineID("v", "2"), InstanceUUID: "2", Name: "other"}

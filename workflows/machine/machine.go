@@ -10,6 +10,7 @@
 //	follow.go    changes in the vault: policy and plans
 //	actions.go   what the actions do, one function each
 //	replicate.go what goes on between actions: enabling, base copy, watching
+//	forced.go    what vCenter saw happen to the VM
 //	disks.go     what the agent reports, and disks that change
 //	back.go      roll-back, change of recovery point, and what it does by itself later
 //	problems.go  problems and health
@@ -79,6 +80,9 @@ func Workflow(ctx workflow.Context, in api.MachineInput) (api.MachineStatus, err
 	}
 	if err := e.handlers(ctx); err != nil {
 		return e.s, err
+	}
+	if e.s.Forced != nil {
+		workflow.Go(ctx, e.awaitBoot)
 	}
 	e.show(ctx)
 	e.judgeDisks(ctx)

@@ -78,6 +78,7 @@ func (e *entity) clear(ctx workflow.Context, codes ...string) {
 
 // clearStream takes away all problems that a whole replication ends.
 func (e *entity) clearStream(ctx workflow.Context) {
+	e.s.Forced = nil
 	e.clear(ctx, api.CodeSessionLost, api.CodeReplicaDamaged, api.CodeDiskChanged, api.CodeForcedShutdown,
 		api.CodeDiffers, api.CodeMended, api.CodeResyncFailed, api.CodeResyncPaused, api.CodeServerLost, api.CodeNoServer, api.CodeNoAgent, api.CodeGroupMissed, api.CodeInternal)
 }

@@ -288,6 +288,7 @@ func (e *entity) seen(ctx workflow.Context, vm api.VM) {
 	}
 	before, now := e.s.Protected, protected(vm, e.in.Exclude)
 	e.s.VM, e.disksNews = vm, true
+	e.clear(ctx, api.CodeVMGone)
 	if e.sourceReports() {
 		e.judgeDisks(ctx)
 		return

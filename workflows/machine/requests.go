@@ -233,6 +233,7 @@ func (e *entity) listen(ctx workflow.Context) {
 		e.raise(ctx, ev.Problem)
 	})
 	take(ctx, e, api.SignalInventory, e.seen)
+	take(ctx, e, api.SignalVMEvent, e.happened)
 	take(ctx, e, api.SignalAgent, e.reported)
 	take(ctx, e, api.SignalVault, e.told)
 }
