@@ -24,7 +24,7 @@ type Activities interface {
 // controlActivities lists what the control queue must run.
 var controlActivities = []string{
 	api.ActLookupPlan, api.ActFindMachine, api.ActMachineAction, api.ActVaultJoin, api.ActVaultLeave,
-	api.ActVaultStatus, api.ActAwaitAgent, api.ActListAgents, api.ActResyncWork,
+	api.ActVaultStatus, api.ActTargetOf, api.ActDoneBefore, api.ActAwaitAgent, api.ActListAgents, api.ActResyncWork,
 	api.ActChooseServer, api.ActAssign, api.ActUnassign, api.ActFence, api.ActListPoints, api.ActChoosePoint, api.ActChooseCommon,
 	api.ActReleasePoint, api.ActRemoveReplica, api.ActListServers,
 	api.ActInventory, api.ActWatch, api.ActShutdownVM, api.ActPowerOnVM, api.ActAttachDisks, api.ActDetachDisks, api.ActVerifyVMReady,
