@@ -6,6 +6,9 @@ package action
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,9 +17,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
-	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -30,6 +33,8 @@ const (
 	maxOutput      = 4 << 10 // bytes of output that are kept: its end
 	beatEvery      = 5 * time.Second
 	killAfter      = 5 * time.Second // from SIGTERM to SIGKILL
+	minSecret      = 16              // bytes of a webhooks' secret
+	maxSecret      = 4 << 10
 	webhookTimeout = 30 * time.Second
 )
 
@@ -38,8 +43,13 @@ type Config struct {
 	// Scripts is the directory of the scripts. Only regular files directly in it
 	// are run.
 	Scripts string
+	// ScriptUser runs the scripts; empty: we do.
+	ScriptUser string
 	// Webhooks are the URL prefixes that plans may post to.
 	Webhooks []string
+	// WebhookSecret is the file of the secret that webhooks are signed with; empty: they
+	// are not. It is read for each, so that it can be changed.
+	WebhookSecret string
 	// Runbooks runs runbooks; nil where the target has none.
 	Runbooks Runbooks
 	// Client posts to webhooks; nil takes one that follows no redirects.
@@ -56,7 +66,10 @@ type Runbooks interface {
 }
 
 // Activities are the actions.
-type Activities struct{ config Config }
+type Activities struct {
+	config Config
+	as     *syscall.Credential // of scripts
+}
 
 // New makes the activities.
 func New(c Config) (*Activities, error) {
@@ -74,7 +87,19 @@ func New(c Config) (*Activities, error) {
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
 	}
-	return &Activities{config: c}, nil
+	as, err := lowUser(c.ScriptUser)
+	if err != nil {
+		return nil, err
+	}
+	if as == nil && c.Scripts != "" && os.Geteuid() == 0 {
+		c.Logger.Warn("the plans' scripts run as root: name a user for them as scriptUser")
+	}
+	if c.WebhookSecret != "" {
+		if _, err := secret(c.WebhookSecret); err != nil {
+			return nil, err
+		}
+	}
+	return &Activities{config: c, as: as}, nil
 }
 
 // Activities gives them by the names of the workflow API.
@@ -96,7 +121,7 @@ func (a *Activities) Check(ctx context.Context, actions []api.LocatedAction) ([]
 	for _, l := range actions {
 		switch {
 		case l.Action.Script != nil:
-			if _, err := a.script(l.Action.Script.File); err != nil {
+			if _, err := a.script(*l.Action.Script); err != nil {
 				wrong = append(wrong, api.FieldError{Path: l.Path + ".script.file", Reason: reason(err)})
 			}
 		case l.Action.Runbook != nil:
@@ -119,70 +144,6 @@ func reason(err error) string {
 		return app.Message()
 	}
 	return err.Error()
-}
-
-// Script runs a script to its end. It fails with the end of the output when the
-// script's exit code is not 0. Cancelled or out of time, the script gets SIGTERM,
-// then SIGKILL, with all it started.
-func (a *Activities) Script(ctx context.Context, in api.ScriptInput) (api.ActionOutput, error) {
-	path, err := a.script(in.Script.File)
-	if err != nil {
-		return api.ActionOutput{}, err
-	}
-	ctx, stop := beat(ctx)
-	defer stop()
-	out := &tail{max: maxOutput}
-	cmd := exec.CommandContext(ctx, path, in.Script.Args...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = a.config.Scripts, out, out
-	cmd.Env = environment(in)
-	cmd.WaitDelay = killAfter
-	inGroup(cmd)
-	begun := time.Now()
-	err = cmd.Run()
-	result := api.ActionOutput{Output: out.String(), Took: api.Duration(time.Since(begun))}
-	if cmd.ProcessState != nil {
-		result.Exit = cmd.ProcessState.ExitCode()
-	}
-	var exit *exec.ExitError
-	switch {
-	case ctx.Err() != nil:
-		return result, failedAction(ctx.Err(), "script %s was stopped after %s: %s", in.Script.File, result.Took, context.Cause(ctx))
-	case errors.As(err, &exit):
-		return result, failedAction(nil, "script %s ended with exit code %d: %s", in.Script.File, result.Exit, last(result.Output))
-	case err != nil:
-		return result, failedAction(err, "script %s could not be run: %s", in.Script.File, err)
-	}
-	a.config.Logger.Info("script ran", "script", in.Script.File, "plan", in.Plan, "step", in.Step, "took", result.Took.String())
-	return result, nil
-}
-
-// script gives the path of a script that may be run.
-func (a *Activities) script(name string) (string, error) {
-	if a.config.Scripts == "" {
-		return "", invalid("script %s: the configuration server has no script directory; name one as scripts in its configuration", name)
-	}
-	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
-		return "", invalid("script %q: want the plain name of a file in the script directory", name)
-	}
-	path := filepath.Join(a.config.Scripts, name)
-	info, err := os.Lstat(path)
-	switch {
-	case err != nil:
-		return "", invalid("script %s is not in the script directory: %s", name, errors.Unwrap(err))
-	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
-		return "", invalid("script %s is not an executable regular file (%s)", name, info.Mode())
-	case info.Mode()&0o022 != 0:
-		return "", invalid("script %s can be changed by others (%s): remove the write permission of group and others", name, info.Mode())
-	}
-	return path, nil
-}
-
-// environment tells the script what it runs for; nothing of ours is passed on.
-func environment(in api.ScriptInput) []string {
-	return []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=/", "LANG=C.UTF-8",
-		"DROVER_PLAN=" + in.Plan, "DROVER_RUN=" + in.Run, "DROVER_STEP=" + in.Step, "DROVER_KIND=" + string(in.Kind),
-	}
 }
 
 const noRunbooks = "the configuration server's target has no automation account"
@@ -234,6 +195,9 @@ func (a *Activities) Webhook(ctx context.Context, in api.WebhookInput) (api.Acti
 	req.Header.Set("Content-Type", "application/json")
 	// A retry must not be taken for another step.
 	req.Header.Set("Idempotency-Key", in.Run+"/"+in.Step)
+	if err := a.sign(req, body, begun); err != nil {
+		return api.ActionOutput{}, err
+	}
 	resp, err := a.config.Client.Do(req)
 	if err != nil {
 		var u *url.Error
@@ -253,6 +217,45 @@ func (a *Activities) Webhook(ctx context.Context, in api.WebhookInput) (api.Acti
 			fmt.Sprintf("webhook %s answered %s", redact(in.Webhook.URL), resp.Status), api.CodeActionFailed, nil)
 	}
 	return out, failedAction(nil, "webhook %s answered %s", redact(in.Webhook.URL), resp.Status)
+}
+
+// SignatureHeader of a webhook is t=<Unix time>,v1=<hex of HMAC-SHA256 of "<t>.<body>">.
+const SignatureHeader = "Drover-Signature"
+
+// sign lets the receiver know that it is we who ask, and when.
+func (a *Activities) sign(req *http.Request, body []byte, now time.Time) error {
+	if a.config.WebhookSecret == "" {
+		return nil
+	}
+	key, err := secret(a.config.WebhookSecret)
+	if err != nil {
+		return invalid("%s", err)
+	}
+	t := strconv.FormatInt(now.Unix(), 10)
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(t + "."))
+	mac.Write(body)
+	req.Header.Set(SignatureHeader, "t="+t+",v1="+hex.EncodeToString(mac.Sum(nil)))
+	return nil
+}
+
+// secret reads a secret that nobody else can.
+func secret(file string) ([]byte, error) {
+	info, err := os.Stat(file)
+	if err != nil {
+		return nil, fmt.Errorf("webhooks' secret: %w", err)
+	}
+	if info.Mode()&0o077 != 0 || info.Size() > maxSecret {
+		return nil, fmt.Errorf("webhooks' secret %s (%s, %d bytes): want a file that others cannot read (0600), of at most %d bytes", file, info.Mode(), info.Size(), maxSecret)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("webhooks' secret: %w", err)
+	}
+	if b = bytes.TrimSpace(b); len(b) < minSecret {
+		return nil, fmt.Errorf("webhooks' secret %s: want at least %d bytes", file, minSecret)
+	}
+	return b, nil
 }
 
 // allowed compares parsed URLs: scheme and host must be equal, the path must begin
@@ -305,11 +308,4 @@ func beat(ctx context.Context) (context.Context, func()) {
 		}
 	}()
 	return ctx, func() { cancel(); <-done }
-}
-
-func last(output string) string {
-	if s := strings.TrimSpace(output); s != "" {
-		return s
-	}
-	return "(it printed nothing)"
 }

@@ -2,12 +2,18 @@ package action
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
+	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +91,128 @@ func TestScriptIsStoppedWithAllItStarted(t *testing.T) {
 	_, err := a.Script(ctx, input("hangs"))
 	requireCode(t, err, api.CodeActionFailed)
 	require.ErrorContains(t, err, "was stopped")
+}
+
+// gone waits until the process whose id the script has written is no more.
+func gone(t *testing.T, file string) {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	require.NoError(t, err)
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return err != nil || strings.Contains(string(stat), ") Z ")
+	}, 10*time.Second, 5*time.Millisecond, "process %d lives on", pid)
+}
+
+// TestChildrenAreKilled: those that do not heed SIGTERM, and those that a script leaves behind.
+func TestChildrenAreKilled(t *testing.T) {
+	a, dir := newActions(t)
+	script(t, dir, "deaf", `trap "" TERM; (trap "" TERM; sleep 600) & echo $! > child; touch started; wait; wait`, 0o700)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for ctx.Err() == nil {
+			if _, err := os.Stat(filepath.Join(dir, "started")); err == nil {
+				cancel()
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+	}()
+	_, err := a.Script(ctx, input("deaf"))
+	requireCode(t, err, api.CodeActionFailed)
+	gone(t, filepath.Join(dir, "child"))
+
+	script(t, dir, "leaves", "sleep 600 > /dev/null 2>&1 & echo $! > left", 0o700)
+	_, err = a.Script(t.Context(), input("leaves"))
+	require.NoError(t, err)
+	gone(t, filepath.Join(dir, "left"))
+}
+
+func TestPinnedScript(t *testing.T) {
+	a, dir := newActions(t)
+	script(t, dir, "ok", "echo fine", 0o700)
+	in := input("ok")
+	sum := sha256.Sum256([]byte("#!/bin/sh\necho fine"))
+	in.Script.SHA256 = hex.EncodeToString(sum[:])
+	out, err := a.Script(t.Context(), in)
+	require.NoError(t, err)
+	require.Equal(t, "fine\n", out.Output)
+	script(t, dir, "ok", "echo changed", 0o700)
+	_, err = a.Script(t.Context(), in)
+	requireCode(t, err, api.CodeInvalid)
+	require.ErrorContains(t, err, "not what the plan pins")
+	wrong, err := a.Check(t.Context(), []api.LocatedAction{{Path: "before[0]", Action: api.PlanAction{Script: &in.Script}}})
+	require.NoError(t, err)
+	require.Len(t, wrong, 1)
+}
+
+func TestDirectoryThatOthersMayChange(t *testing.T) {
+	a, dir := newActions(t)
+	script(t, dir, "ok", "true", 0o700)
+	require.NoError(t, os.Chmod(dir, 0o777))
+	_, err := a.Script(t.Context(), input("ok"))
+	requireCode(t, err, api.CodeInvalid)
+	require.ErrorContains(t, err, "the script directory can be changed by others")
+}
+
+func TestScriptsRunAsALowUser(t *testing.T) {
+	_, err := New(Config{ScriptUser: "root", Logger: slog.New(slog.DiscardHandler)})
+	require.ErrorContains(t, err, "not root")
+	_, err = New(Config{ScriptUser: "no-such-user", Logger: slog.New(slog.DiscardHandler)})
+	require.Error(t, err)
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become another user")
+	}
+	dir := t.TempDir()
+	for d := dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
+		require.NoError(t, os.Chmod(d, 0o755))
+	}
+	a, err := New(Config{Scripts: dir, ScriptUser: "nobody", Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	script(t, dir, "who", "id -un; id -G; touch here 2>/dev/null || echo no", 0o755)
+	out, err := a.Script(t.Context(), input("who"))
+	require.NoError(t, err)
+	require.Regexp(t, `^nobody\n\d+\nno\n$`, out.Output, "no group of root's")
+}
+
+func TestWebhooksAreSigned(t *testing.T) {
+	key := []byte("0123456789abcdef")
+	var header string
+	var body []byte
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		header = r.Header.Get(SignatureHeader)
+		body, _ = io.ReadAll(r.Body)
+	}))
+	defer server.Close()
+	file := filepath.Join(t.TempDir(), "secret")
+	require.NoError(t, os.WriteFile(file, append(key, '\n'), 0o600))
+	config := Config{Webhooks: []string{server.URL + "/"}, WebhookSecret: file, Logger: slog.New(slog.DiscardHandler)}
+	a, err := New(config)
+	require.NoError(t, err)
+	in := api.WebhookInput{Plan: "shop", Run: "r1", Step: "s", Webhook: api.WebhookAction{URL: server.URL + "/x"}}
+	_, err = a.Webhook(t.Context(), in)
+	require.NoError(t, err)
+	at, sum, ok := strings.Cut(strings.TrimPrefix(header, "t="), ",v1=")
+	require.True(t, ok, header)
+	mac := hmac.New(sha256.New, key)
+	mac.Write([]byte(at + "." + string(body)))
+	require.Equal(t, hex.EncodeToString(mac.Sum(nil)), sum)
+	unix, err := strconv.ParseInt(at, 10, 64)
+	require.NoError(t, err)
+	require.WithinDuration(t, time.Now(), time.Unix(unix, 0), time.Hour)
+
+	require.NoError(t, os.Chmod(file, 0o644))
+	header = ""
+	_, err = a.Webhook(t.Context(), in)
+	requireCode(t, err, api.CodeInvalid)
+	require.Empty(t, header, "nothing is sent unsigned")
+	_, err = New(config)
+	require.ErrorContains(t, err, "others cannot read")
+	require.NoError(t, os.WriteFile(file, []byte("short"), 0o600))
+	require.NoError(t, os.Chmod(file, 0o600))
+	_, err = New(config)
+	require.ErrorContains(t, err, "at least 16 bytes")
 }
 
 func TestWebhook(t *testing.T) {

@@ -1,16 +1,56 @@
 package action
 
 import (
+	"errors"
+	"fmt"
 	"os/exec"
+	"os/user"
+	"strconv"
 	"sync"
 	"syscall"
+	"time"
 )
 
-// inGroup runs the command as a process group of its own, which a cancellation
-// ends as a whole.
-func inGroup(cmd *exec.Cmd) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+// lowUser gives the credential of the user that scripts run as; nil for no name: ours.
+func lowUser(name string) (*syscall.Credential, error) {
+	if name == "" {
+		return nil, nil //nolint:nilnil // nobody is named
+	}
+	u, err := user.Lookup(name)
+	if err != nil {
+		return nil, fmt.Errorf("scriptUser %s: %w", name, err)
+	}
+	uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
+	gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, fmt.Errorf("scriptUser %s: %w", name, err)
+	}
+	if uid == 0 {
+		return nil, fmt.Errorf("scriptUser %s: want a user that is not root", name)
+	}
+	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
+}
+
+// inGroup runs the command as a process group of its own, which a cancellation ends as a
+// whole: SIGTERM, and after a while SIGKILL. What the command has left running when it ends
+// is ended too; call the function then.
+func inGroup(cmd *exec.Cmd, as *syscall.Credential) (after func()) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: as}
+	var kill *time.Timer
+	cmd.Cancel = func() error {
+		group := -cmd.Process.Pid
+		kill = time.AfterFunc(killAfter, func() { _ = syscall.Kill(group, syscall.SIGKILL) })
+		return syscall.Kill(group, syscall.SIGTERM)
+	}
+	cmd.WaitDelay = 2 * killAfter // for what holds the output open and is not of the group
+	return func() {
+		if kill != nil {
+			kill.Stop()
+		}
+		if cmd.Process != nil {
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		}
+	}
 }
 
 // tail keeps the end of what is written to it.

@@ -40,6 +40,8 @@ type LocalTarget struct {
 // Webhooks says which URLs the actions of plans may post to.
 type Webhooks struct {
 	Allow []string `yaml:"allow"` // prefixes
+	// SecretFile has the secret that they are signed with; empty: they are not.
+	SecretFile string `yaml:"secretFile"`
 }
 
 // Notify says where problems are sent besides the log.
@@ -65,8 +67,9 @@ type ConfigServer struct {
 	Store           Store    `yaml:"store"`
 	Cache           Cache    `yaml:"cache"`
 	Target          Target   `yaml:"target"`
-	Scripts         string   `yaml:"scripts"` // directory of the plans' scripts
-	Secrets         string   `yaml:"secrets"` // directory of credential files
+	Scripts         string   `yaml:"scripts"`    // directory of the plans' scripts
+	ScriptUser      string   `yaml:"scriptUser"` // who runs them; empty: the configuration server's own user
+	Secrets         string   `yaml:"secrets"`    // directory of credential files
 	Webhooks        Webhooks `yaml:"webhooks"`
 	Notify          Notify   `yaml:"notify"`
 	CertificateLife Duration `yaml:"certificateLife"` // of agents and servers; default 168h
@@ -117,6 +120,7 @@ func LoadConfigServer(file string) (*ConfigServer, error) {
 	d.path("$.scripts", &c.Scripts)
 	d.path("$.secrets", &c.Secrets)
 	d.urls("$.webhooks.allow", c.Webhooks.Allow)
+	d.optionalPath(&c.Webhooks.SecretFile)
 	if c.Notify.Webhook != "" {
 		d.url("$.notify.webhook", c.Notify.Webhook)
 	}

@@ -133,7 +133,9 @@ func (s *server) activities() ([]worker.Activities, error) {
 	if err != nil {
 		return nil, err
 	}
-	actions, err := action.New(action.Config{Scripts: c.Scripts, Webhooks: c.Webhooks.Allow, Runbooks: runbooks, Logger: s.log})
+	actions, err := action.New(action.Config{
+		Scripts: c.Scripts, ScriptUser: c.ScriptUser, Webhooks: c.Webhooks.Allow, WebhookSecret: c.Webhooks.SecretFile, Runbooks: runbooks, Logger: s.log,
+	})
 	if err != nil {
 		return nil, err
 	}
