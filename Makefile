@@ -84,8 +84,9 @@ kill-matrix: ## agent and server killed with SIGKILL at every step that makes so
 	go test -count=1 -timeout 5m -run TestAgentKilledInTheFreeze ./agent/quiesce/freeze/ -kills 100
 
 .PHONY: steps
-steps: ## simulate every kind of a plan's run and disturb every call of it in every way; go on and back from there
+steps: ## simulate every kind of a plan's run and disturb every call of it in every way; go on and back from there; the largest plan
 	go test -count=1 -timeout 30m -v -run TestEveryStep ./starter/simulate -long
+	go test -count=1 -timeout 30m -run TestLargestPlan ./workflows/plan -long
 
 .PHONY: test-azure
 test-azure: setup-test ## the page blob store and its cache on an emulator: conformance, faults, recovery, processes killed at every step

@@ -45,7 +45,7 @@ func (c *Control) MachineAction(ctx context.Context, in api.MachineActionInput) 
 	if err == nil {
 		err = handle.Get(ctx, &out)
 	}
-	return out, answer(ctx, in, err)
+	return out.Brief(), answer(ctx, in, err)
 }
 
 // answer sorts the error of an update into answers, which are final, and waits

@@ -299,6 +299,28 @@ type ActionResult struct {
 	Loss Duration `json:"loss,omitempty"`
 }
 
+// TagRun is a target machine's tag that says which run made it.
+const TagRun = "drover-run"
+
+// Brief leaves out what stands in the machine's own status and makes the history and the
+// status of a large plan's run too long.
+func (r ActionResult) Brief() ActionResult {
+	if r.Target != nil {
+		target := *r.Target
+		target.Disks, target.Tags = nil, nil
+		if run, ok := r.Target.Tags[TagRun]; ok {
+			target.Tags = map[string]string{TagRun: run}
+		}
+		r.Target = &target
+	}
+	if r.Point != nil {
+		point := *r.Point
+		point.Disks, point.Holds, point.Group = nil, nil, nil
+		r.Point = &point
+	}
+	return r
+}
+
 // Transfer says what a base pass (initial replication, resync, reprotect,
 // re-enable) moved.
 type Transfer struct {

@@ -2,6 +2,7 @@ package plan
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"go.temporal.io/sdk/workflow"
@@ -34,7 +35,7 @@ func (r *run) try(ctx workflow.Context, i int) error {
 			Plan: r.in.Plan, Run: r.id, Step: line.ID, Kind: s.kind, Webhook: *s.action.Webhook,
 		}, limit(timeout), s.action.Retries)
 	}
-	line.Message = out.Output
+	line.Message = ending(out.Output)
 	return err
 }
 
@@ -72,7 +73,7 @@ func (r *run) runbook(i int) api.RunbookInput {
 			in.Group = l.Group
 		}
 		if l.Result != nil && l.Result.Target != nil {
-			m.TargetName, m.TargetRun = l.Result.Target.Name, l.Result.Target.Tags[tagRun]
+			m.TargetName, m.TargetRun = l.Result.Target.Name, l.Result.Target.Tags[api.TagRun]
 		}
 		if l.Result != nil && l.Result.Point != nil {
 			m.Point = l.Result.Point.ID
@@ -81,9 +82,6 @@ func (r *run) runbook(i int) api.RunbookInput {
 	}
 	return in
 }
-
-// tagRun is a target machine's tag that says which run made it.
-const tagRun = "drover-run"
 
 func limit(timeout time.Duration) time.Duration {
 	if timeout == 0 {
@@ -107,7 +105,10 @@ func (r *run) tryMachine(ctx workflow.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	line.Result, line.Message = brief(out), out.Message
+	if out = out.Brief(); r.in.Kind == api.PlanReturn && s.kind != api.PlanFailback {
+		out.Point, out.Target = nil, nil // three results of a machine would be too much
+	}
+	line.Result, line.Message = &out, out.Message
 	return nil
 }
 
@@ -136,18 +137,13 @@ func further(action string, now api.State) bool {
 	return false
 }
 
-// brief leaves out what makes the status of a large plan too long for one payload: a
-// machine's disks stand in its own status.
-func brief(out api.ActionResult) *api.ActionResult {
-	if out.Target != nil {
-		target := *out.Target
-		target.Disks = nil
-		out.Target = &target
+// maxMessage is how much of an action's output the status has, its end: with 256 actions
+// and 512 machines it must fit into one payload. The history has all that was kept.
+const maxMessage = 512
+
+func ending(output string) string {
+	if len(output) <= maxMessage {
+		return output
 	}
-	if out.Point != nil {
-		point := *out.Point
-		point.Disks, point.Holds = nil, nil
-		out.Point = &point
-	}
-	return &out
+	return "..." + strings.ToValidUTF8(output[len(output)-maxMessage:], "")
 }
