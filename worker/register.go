@@ -27,7 +27,7 @@ var controlActivities = []string{
 	api.ActVaultStatus, api.ActTargetOf, api.ActDoneBefore, api.ActAwaitAgent, api.ActListAgents, api.ActResyncWork,
 	api.ActChooseServer, api.ActAssign, api.ActUnassign, api.ActFence, api.ActListPoints, api.ActChoosePoint, api.ActChooseCommon,
 	api.ActReleasePoint, api.ActRemoveReplica, api.ActListServers,
-	api.ActInventory, api.ActWatch, api.ActShutdownVM, api.ActPowerOnVM, api.ActAttachDisks, api.ActDetachDisks, api.ActVerifyVMReady,
+	api.ActInventory, api.ActWatch, api.ActCheckVCenter, api.ActShutdownVM, api.ActPowerOnVM, api.ActAttachDisks, api.ActDetachDisks, api.ActVerifyVMReady,
 	api.ActCheckNetwork, api.ActCreateMachine, api.ActStartMachine, api.ActCheckMachine, api.ActStopMachine,
 	api.ActDeleteMachine, api.ActCommitMachine,
 	api.ActCheckActions, api.ActScript, api.ActWebhook, api.ActRunbook, api.ActNotify,

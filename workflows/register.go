@@ -15,6 +15,7 @@ import (
 	"drover/workflows/rollback"
 	"drover/workflows/servers"
 	"drover/workflows/vault"
+	"drover/workflows/vcenter"
 	"drover/workflows/verify"
 )
 
@@ -40,6 +41,7 @@ func All() []Named {
 		{api.WorkflowChangePoint, rollback.ChangePoint},
 		{api.WorkflowRecoveryPlan, plan.Workflow},
 		{api.WorkflowDiscovery, discovery.Workflow},
+		{api.WorkflowCheckVCenter, vcenter.Check},
 		{api.WorkflowVault, vault.Workflow},
 		{api.WorkflowListPoints, points.List},
 		{api.WorkflowListServers, servers.List},

@@ -64,6 +64,7 @@ func (a *Activities) Activities() map[string]any {
 	return map[string]any{
 		api.ActInventory:     a.Inventory,
 		api.ActWatch:         a.Watch,
+		api.ActCheckVCenter:  a.CheckPrivileges,
 		api.ActShutdownVM:    a.ShutdownVM,
 		api.ActPowerOnVM:     a.PowerOnVM,
 		api.ActAttachDisks:   a.AttachDisks,

@@ -16,7 +16,7 @@ import (
 
 func (a *app) vcenterCommand() *cobra.Command {
 	cmd := &cobra.Command{Use: "vcenter", Short: "Tell Drover about vCenters", Example: "  drover vcenter add vc-1 --url https://vcenter.example/sdk --credentials vcenter"}
-	cmd.AddCommand(a.vcenterAddCommand())
+	cmd.AddCommand(a.vcenterAddCommand(), a.vcenterCheckCommand())
 	return cmd
 }
 

@@ -43,13 +43,14 @@ const (
 	ActVerify         = "replication.Verify"             // host: VerifyInput -> stream.SignedRecord; heartbeats stream.Status
 	ActHostListPoints = "replication.HostListPoints"     // host: machine id -> []replica.Point (of that server's store)
 
-	ActInventory     = "vsphere.Inventory"     // VCenter -> InventoryResult
-	ActWatch         = "vsphere.Watch"         // WatchInput; signals the discovery what changes, until its time is over
-	ActShutdownVM    = "vsphere.ShutdownVM"    // ShutdownInput -> ShutdownResult
-	ActPowerOnVM     = "vsphere.PowerOnVM"     // VMRef
-	ActAttachDisks   = "vsphere.AttachDisks"   // AttachInput: the original's disks to the master target
-	ActDetachDisks   = "vsphere.DetachDisks"   // AttachInput: keeps the files
-	ActVerifyVMReady = "vsphere.VerifyVMReady" // VMRef -> VM: powered on, as inventoried
+	ActInventory     = "vsphere.Inventory"       // VCenter -> InventoryResult
+	ActCheckVCenter  = "vsphere.CheckPrivileges" // CheckVCenterInput -> VCenterCheck
+	ActWatch         = "vsphere.Watch"           // WatchInput; signals the discovery what changes, until its time is over
+	ActShutdownVM    = "vsphere.ShutdownVM"      // ShutdownInput -> ShutdownResult
+	ActPowerOnVM     = "vsphere.PowerOnVM"       // VMRef
+	ActAttachDisks   = "vsphere.AttachDisks"     // AttachInput: the original's disks to the master target
+	ActDetachDisks   = "vsphere.DetachDisks"     // AttachInput: keeps the files
+	ActVerifyVMReady = "vsphere.VerifyVMReady"   // VMRef -> VM: powered on, as inventoried
 
 	ActCheckNetwork  = "target.CheckNetwork"  // CheckNetworkInput
 	ActCreateMachine = "target.CreateMachine" // CreateMachineInput -> TargetMachine; disks from the point; heartbeats; not started

@@ -30,9 +30,10 @@ const (
 	WorkflowDiscovery          = "Discovery"
 	WorkflowVault              = "Vault"
 	WorkflowListPoints         = "ListPoints"
-	WorkflowListServers        = "ListServers" // nothing -> []ServerStatus
-	WorkflowListAgents         = "ListAgents"  // ListAgentsInput -> ListAgentsResult
-	WorkflowCheckPlan          = "CheckPlan"   // Plan -> []FieldError: what would be refused
+	WorkflowListServers        = "ListServers"  // nothing -> []ServerStatus
+	WorkflowListAgents         = "ListAgents"   // ListAgentsInput -> ListAgentsResult
+	WorkflowCheckPlan          = "CheckPlan"    // Plan -> []FieldError: what would be refused
+	WorkflowCheckVCenter       = "CheckVCenter" // CheckVCenterInput -> VCenterCheck
 	WorkflowResyncWindow       = "ResyncWindow"
 	WorkflowVerify             = "Verify" // VerifyInput -> stream.SignedRecord: source and replica compared
 )

@@ -25,6 +25,13 @@ func Inventory(ctx workflow.Context, in api.VCenter) (api.InventoryResult, error
 	return run[api.InventoryResult](ctx, api.ActInventory, o, in)
 }
 
+// CheckPrivileges says what the vCenter's user lacks. One try: somebody waits.
+func CheckPrivileges(ctx workflow.Context, in api.CheckVCenterInput) (api.VCenterCheck, error) {
+	o := vcenter()
+	o.RetryPolicy = retry(backOffMost, 1)
+	return run[api.VCenterCheck](ctx, api.ActCheckVCenter, o, in)
+}
+
 // Watch watches a vCenter until the input's time is over. One try: the discovery shows
 // why it failed, and begins another.
 func Watch(ctx workflow.Context, in api.WatchInput) error {
