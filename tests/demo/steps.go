@@ -47,12 +47,14 @@ func (d *demo) discover(ctx context.Context) error {
 	if _, err := d.show(ctx, d.AddVCenterArgs()...); err != nil {
 		return err
 	}
-	out, err := d.show(ctx, "servers")
-	if err != nil {
-		return err
+	for _, what := range [][]string{{"vcenter", "check", lab.VCenterName}, {"servers"}} {
+		out, err := d.show(ctx, what...)
+		if err != nil {
+			return err
+		}
+		d.print(out)
 	}
-	d.print(out)
-	out, err = d.show(ctx, "discover", lab.VCenterName)
+	out, err := d.show(ctx, "discover", lab.VCenterName)
 	if err != nil {
 		return err
 	}

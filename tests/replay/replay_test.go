@@ -69,6 +69,7 @@ func TestCorpusHasAll(t *testing.T) {
 	notYet := map[string]bool{
 		api.WorkflowResyncWindow: true, // only a schedule starts it, by night
 		api.WorkflowRollBack:     true, // new
+		api.WorkflowCheckVCenter: true, // new
 		api.WorkflowChangePoint:  true, // new
 	}
 	for _, w := range workflows.All() {
