@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"context"
+	"slices"
 	"strings"
 
 	"github.com/vmware/govmomi/object"
@@ -16,11 +17,12 @@ import (
 const (
 	unitsPerController = 16
 	controllerUnit     = 7
+	maxControllers     = 4
 )
 
 // AttachDisks attaches the original VM's disks to the master target's VM. The
-// original must be off, without snapshots, and its datastores mounted on the
-// master target's host.
+// original must be off, and its datastores mounted on the master target's host. Its
+// snapshots are deleted: with them, what is written to its disks would be lost.
 func (a *Activities) AttachDisks(ctx context.Context, in api.AttachInput) error {
 	return a.onVM(ctx, in.Original, func(s *session, original *object.VirtualMachine) error {
 		props, err := s.properties(ctx, original, "name", "config", "snapshot", "runtime.powerState", "datastore")
@@ -30,8 +32,8 @@ func (a *Activities) AttachDisks(ctx context.Context, in api.AttachInput) error 
 		switch {
 		case props.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff:
 			return failed(api.CodeSourceRunning, nil, "VM %s is %s: it must be off before its disks are attached elsewhere", props.Name, props.Runtime.PowerState)
-		case props.Snapshot != nil && props.Snapshot.CurrentSnapshot != nil:
-			return failed(api.CodeInvalid, nil, "VM %s has snapshots: delete them first, or the blocks written to its disks would be lost", props.Name)
+		case props.Config == nil:
+			return failed(api.CodeVCenter, nil, "vCenter %s cannot read the configuration of VM %s now", s.name, in.Original.InstanceUUID)
 		}
 		target, err := s.byName(ctx, in.MasterTarget)
 		if err != nil {
@@ -39,6 +41,17 @@ func (a *Activities) AttachDisks(ctx context.Context, in api.AttachInput) error 
 		}
 		if err := s.sharesDatastores(ctx, target, props); err != nil {
 			return err
+		}
+		if props.Snapshot != nil && len(props.Snapshot.RootSnapshotList) > 0 {
+			consolidate := true
+			task, err := original.RemoveAllSnapshot(ctx, &consolidate)
+			if err := s.finish(ctx, "delete the snapshots of VM "+props.Name, task, err); err != nil {
+				return err
+			}
+			// The disks are other files now.
+			if props, err = s.properties(ctx, original, "name", "config"); err != nil {
+				return err
+			}
 		}
 		return s.attach(ctx, target, props, in)
 	})
@@ -76,6 +89,20 @@ func (s *session) attach(ctx context.Context, target *object.VirtualMachine, vm 
 	originals := disksByUUID(object.VirtualDeviceList(vm.Config.Hardware.Device))
 	slots := freeSlots(devices)
 	var changes []types.BaseVirtualDeviceConfigSpec
+	var wanted []string
+	for _, d := range in.Disks {
+		if have[d.BackingUUID] == nil {
+			wanted = append(wanted, d.BackingUUID)
+		}
+	}
+	if len(wanted) == 0 {
+		return nil
+	}
+	if err := s.heldByOthers(ctx, wanted, vm.Self, target.Reference()); err != nil {
+		return err
+	}
+	more, room := moreControllers(devices, len(wanted)-len(slots))
+	changes, slots = append(changes, more...), append(slots, room...)
 	for i, d := range in.Disks {
 		if have[d.BackingUUID] != nil {
 			continue
@@ -85,13 +112,10 @@ func (s *session) attach(ctx context.Context, target *object.VirtualMachine, vm 
 			return failed(api.CodeDiskChanged, nil, "VM %s has no disk with backing uuid %s (%s) any more", vm.Name, d.BackingUUID, d.Label)
 		}
 		if len(slots) == 0 {
-			return failed(api.CodeNoServer, nil, "master target %s has no free place for a disk: add a controller or another master target", in.MasterTarget)
+			return failed(api.CodeNoServer, nil, "master target %s has no free place for a disk on its %d controllers: use another master target for some of the machines", in.MasterTarget, maxControllers)
 		}
 		changes = append(changes, attachment(original, slots[0], int32(-100-i)))
 		slots = slots[1:]
-	}
-	if len(changes) == 0 {
-		return nil
 	}
 	task, err := target.Reconfigure(ctx, types.VirtualMachineConfigSpec{DeviceChange: changes})
 	return s.finish(ctx, "attach disks of VM "+vm.Name+" to "+in.MasterTarget, task, err)
@@ -117,6 +141,64 @@ func freeSlots(devices object.VirtualDeviceList) []slot {
 		}
 	}
 	return free
+}
+
+// moreControllers gives what adds controllers for so many disks, and the places on them.
+func moreControllers(devices object.VirtualDeviceList, disks int) (add []types.BaseVirtualDeviceConfigSpec, room []slot) {
+	taken := map[int32]bool{}
+	for _, c := range devices.SelectByType((*types.VirtualSCSIController)(nil)) {
+		taken[c.(types.BaseVirtualSCSIController).GetVirtualSCSIController().BusNumber] = true
+	}
+	for bus := int32(0); bus < maxControllers && len(room) < disks; bus++ {
+		if taken[bus] {
+			continue
+		}
+		key := -1 - bus
+		add = append(add, &types.VirtualDeviceConfigSpec{
+			Operation: types.VirtualDeviceConfigSpecOperationAdd,
+			Device: &types.VirtualLsiLogicController{VirtualSCSIController: types.VirtualSCSIController{
+				SharedBus:         types.VirtualSCSISharingNoSharing,
+				VirtualController: types.VirtualController{VirtualDevice: types.VirtualDevice{Key: key}, BusNumber: bus},
+			}},
+		})
+		for unit := range int32(unitsPerController) {
+			if unit != controllerUnit {
+				room = append(room, slot{key, unit})
+			}
+		}
+	}
+	return add, room
+}
+
+// heldByOthers refuses disks that another VM has than the two that may.
+func (s *session) heldByOthers(ctx context.Context, uuids []string, may ...types.ManagedObjectReference) error {
+	holder, err := s.holder(ctx, func(b *types.VirtualDiskFlatVer2BackingInfo) bool {
+		return slices.Contains(uuids, strings.ToLower(b.Uuid))
+	}, may...)
+	if err != nil || holder == "" {
+		return err
+	}
+	return failed(api.CodeVCenter, nil, "a disk is attached to VM %s in vCenter %s, too: detach it there", holder, s.name)
+}
+
+// holder names a VM, other than those, that has a disk of which is is true; "": none.
+func (s *session) holder(ctx context.Context, is func(*types.VirtualDiskFlatVer2BackingInfo) bool, but ...types.ManagedObjectReference) (string, error) {
+	vms, err := s.list(ctx, []string{"name", "config.hardware.device"})
+	if err != nil {
+		return "", err
+	}
+	for _, vm := range vms {
+		if vm.Config == nil || slices.Contains(but, vm.Self) {
+			continue
+		}
+		for _, d := range object.VirtualDeviceList(vm.Config.Hardware.Device).SelectByType((*types.VirtualDisk)(nil)) {
+			b, ok := d.GetVirtualDevice().Backing.(*types.VirtualDiskFlatVer2BackingInfo)
+			if ok && is(b) {
+				return vm.Name, nil
+			}
+		}
+	}
+	return "", nil
 }
 
 // attachment adds an existing disk file; it is not part of the master target's

@@ -138,11 +138,26 @@ func (s *session) finish(ctx context.Context, what string, task *object.Task, er
 	if err == nil {
 		err = task.Wait(ctx)
 	}
-	switch {
-	case err == nil:
+	if err == nil {
 		return nil
-	case fault.Is(err, &types.FileLocked{}):
-		return failed(api.CodeVCenter, err, "%s in vCenter %s: a disk is in use by another VM; detach it there", what, s.name)
+	}
+	var locked *types.FileLocked
+	if _, ok := fault.As(err, &locked); ok {
+		return failed(api.CodeVCenter, err, "%s in vCenter %s: %s", what, s.name, s.whoLocks(ctx, locked.File, task))
 	}
 	return failed(api.CodeVCenter, err, "%s in vCenter %s", what, s.name)
+}
+
+// whoLocks says who has a file open, as far as vCenter shows it.
+func (s *session) whoLocks(ctx context.Context, file string, task *object.Task) string {
+	var info mo.Task
+	but := []types.ManagedObjectReference{}
+	if err := task.Properties(ctx, task.Reference(), []string{"info.entity"}, &info); err == nil && info.Info.Entity != nil {
+		but = append(but, *info.Info.Entity)
+	}
+	holder, err := s.holder(ctx, func(b *types.VirtualDiskFlatVer2BackingInfo) bool { return b.FileName == file }, but...)
+	if err != nil || holder == "" {
+		return "the disk file " + file + " is locked, and no other VM in sight has it; look on the datastore for the host that does (vmkfstools -D)"
+	}
+	return "the disk file " + file + " is in use by VM " + holder + "; detach it there"
 }

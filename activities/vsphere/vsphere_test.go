@@ -26,13 +26,16 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
+	return newWorldOf(t, vsim.VMSpec{Name: "db-1", CPUs: 2, MemoryMB: 2048, Disks: []int64{1 << 20, 2 << 20}},
+		vsim.VMSpec{Name: "app-1", CPUs: 1, MemoryMB: 1024, Disks: []int64{1 << 20}})
+}
+
+func newWorldOf(t *testing.T, vms ...vsim.VMSpec) *world {
+	t.Helper()
 	w := &world{dir: t.TempDir()}
 	spec := vsim.Spec{User: "drover", Password: "secret word"}
 	spec.MasterTarget.Name = "mt-1"
-	spec.VMs = []vsim.VMSpec{
-		{Name: "db-1", CPUs: 2, MemoryMB: 2048, Disks: []int64{1 << 20, 2 << 20}},
-		{Name: "app-1", CPUs: 1, MemoryMB: 1024, Disks: []int64{1 << 20}},
-	}
+	spec.VMs = vms
 	sim, err := vsim.Start(t.Context(), w.dir, "127.0.0.1:0", spec)
 	require.NoError(t, err)
 	t.Cleanup(sim.Close)
@@ -114,7 +117,9 @@ func TestAttachAndDetach(t *testing.T) {
 	require.NoError(t, w.AttachDisks(t.Context(), in), "attached already")
 	link := filepath.Join(vsim.ByUUID(w.dir, "mt-1"), vm.Disks[1].BackingUUID)
 	require.Eventually(t, func() bool { info, err := os.Stat(link); return err == nil && info.Size() == 2<<20 }, 20*time.Second, 20*time.Millisecond)
-	requireCode(t, w.PowerOnVM(t.Context(), ref), api.CodeVCenter)
+	err = w.PowerOnVM(t.Context(), ref)
+	requireCode(t, err, api.CodeVCenter)
+	require.ErrorContains(t, err, "db-1.vmdk is in use by VM mt-1", "who holds it is said")
 	require.NoError(t, w.DetachDisks(t.Context(), in))
 	require.NoError(t, w.DetachDisks(t.Context(), in), "detached already")
 	require.Eventually(t, func() bool { _, err := os.Lstat(link); return os.IsNotExist(err) }, 20*time.Second, 20*time.Millisecond)
