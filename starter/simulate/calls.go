@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/activity"
-	"go.temporal.io/sdk/testsuite"
 
 	"drover/datapath/ident"
 	"drover/datapath/replica"
@@ -17,8 +16,8 @@ import (
 )
 
 // planCalls are those of a run itself.
-func (w *world) planCalls(env *testsuite.TestWorkflowEnvironment) {
-	reg := func(name string, f any) { env.RegisterActivityWithOptions(f, activity.RegisterOptions{Name: name}) }
+func (w *world) planCalls(r Registry) {
+	reg := func(name string, f any) { r.RegisterActivityWithOptions(f, activity.RegisterOptions{Name: name}) }
 	reg(api.ActLookupPlan, func(string) (api.Plan, error) { return w.plan, nil })
 	reg(api.ActFindMachine, func(name string) (api.VaultMember, error) {
 		m := w.named(name)
@@ -75,64 +74,64 @@ func (w *world) action(step string) (api.ActionOutput, error) {
 }
 
 // machineCalls are those of a machine's entity and its runbooks.
-func (w *world) machineCalls(env *testsuite.TestWorkflowEnvironment, m *machine) {
-	w.replicationCalls(env, m)
-	w.pointCalls(env, m)
-	w.sourceCalls(env, m)
-	w.targetCalls(env, m)
+func (w *world) machineCalls(r Registry, m *machine, now func() time.Time) {
+	w.replicationCalls(r, m, now)
+	w.pointCalls(r, m, now)
+	w.sourceCalls(r, m)
+	w.targetCalls(r, m)
 	nothing := func(any) (none, error) { return none{}, nil }
 	for _, name := range []string{api.ActVaultJoin, api.ActVaultLeave, api.ActNotify, api.ActAssign, api.ActUnassign, api.ActRemoveReplica} {
-		serve(w, env, m, name, nothing)
+		serve(w, r, m, name, nothing)
 	}
-	serve(w, env, m, api.ActAwaitAgent, func(in api.AwaitAgentInput) (api.AgentInfo, error) { return api.AgentInfo{Instance: in.Instance}, nil })
-	env.RegisterActivityWithOptions(func() (api.VaultStatus, error) { return api.VaultStatus{}, nil }, activity.RegisterOptions{Name: api.ActVaultStatus})
+	serve(w, r, m, api.ActAwaitAgent, func(in api.AwaitAgentInput) (api.AgentInfo, error) { return api.AgentInfo{Instance: in.Instance}, nil })
+	r.RegisterActivityWithOptions(func() (api.VaultStatus, error) { return api.VaultStatus{}, nil }, activity.RegisterOptions{Name: api.ActVaultStatus})
 }
 
-func (w *world) replicationCalls(env *testsuite.TestWorkflowEnvironment, m *machine) {
-	serve(w, env, m, api.ActChooseServer, func(in api.ChooseServerInput) (api.Assignment, error) {
+func (w *world) replicationCalls(r Registry, m *machine, now func() time.Time) {
+	serve(w, r, m, api.ActChooseServer, func(in api.ChooseServerInput) (api.Assignment, error) {
 		name := "ps"
 		if in.Role == ident.RoleMasterTarget {
 			name = "mt"
 		}
 		return api.Assignment{Server: name, Role: in.Role, Address: name + ":9443", Epoch: m.store}, nil
 	})
-	serve(w, env, m, api.ActGrant, func(in api.GrantInput) (none, error) {
+	serve(w, r, m, api.ActGrant, func(in api.GrantInput) (none, error) {
 		if in.Assignment.Epoch < m.store {
 			return none{}, fault.New(api.CodeFenced, "epoch %d is old, the store is at %d", in.Assignment.Epoch, m.store)
 		}
 		m.store, m.writer = in.Assignment.Epoch, in.Assignment
 		return none{}, nil
 	})
-	serve(w, env, m, api.ActRevoke, func(api.FenceInput) (none, error) { m.frozen = false; return none{}, nil })
-	serve(w, env, m, api.ActFence, func(in api.FenceInput) (none, error) {
+	serve(w, r, m, api.ActRevoke, func(api.FenceInput) (none, error) { m.frozen = false; return none{}, nil })
+	serve(w, r, m, api.ActFence, func(in api.FenceInput) (none, error) {
 		if in.Epoch < m.store {
 			return none{}, fault.New(api.CodeFenced, "epoch %d is old, the store is at %d", in.Epoch, m.store)
 		}
 		m.store = in.Epoch
 		return none{}, nil
 	})
-	serve(w, env, m, api.ActBase, func(in api.BaseInput) (api.Transfer, error) {
+	serve(w, r, m, api.ActBase, func(in api.BaseInput) (api.Transfer, error) {
 		m.point++
 		return api.Transfer{DiskBytes: m.vm.Disks[0].Size, Cause: in.Cause}, nil
 	})
-	serve(w, env, m, api.ActFinalCut, func(api.FenceInput) (replica.Point, error) {
+	serve(w, r, m, api.ActFinalCut, func(api.FenceInput) (replica.Point, error) {
 		m.frozen, m.point = true, m.point+1
-		return m.newest(env.Now()), nil
+		return m.newest(now()), nil
 	})
-	serve(w, env, m, api.ActRelease, func(api.FenceInput) (none, error) { m.frozen = false; return none{}, nil })
-	serve(w, env, m, api.ActVerify, func(in api.VerifyInput) (stream.SignedRecord, error) {
+	serve(w, r, m, api.ActRelease, func(api.FenceInput) (none, error) { m.frozen = false; return none{}, nil })
+	serve(w, r, m, api.ActVerify, func(in api.VerifyInput) (stream.SignedRecord, error) {
 		record, err := json.Marshal(stream.Record{Machine: in.Machine, Name: in.Name, Verdict: stream.VerdictEqual})
 		return stream.SignedRecord{Record: record}, err
 	})
 	// It is left pending: the environment's clock stands while a call is under way.
-	env.RegisterActivityWithOptions(func(context.Context, api.ReplicateInput) (api.ReplicateResult, error) {
+	r.RegisterActivityWithOptions(func(context.Context, api.ReplicateInput) (api.ReplicateResult, error) {
 		return api.ReplicateResult{}, activity.ErrResultPending
 	}, activity.RegisterOptions{Name: api.ActReplicate})
 }
 
-func (w *world) pointCalls(env *testsuite.TestWorkflowEnvironment, m *machine) {
-	serve(w, env, m, api.ActChoosePoint, func(in api.ChoosePointInput) (replica.Point, error) {
-		p := m.newest(env.Now())
+func (w *world) pointCalls(r Registry, m *machine, now func() time.Time) {
+	serve(w, r, m, api.ActChoosePoint, func(in api.ChoosePointInput) (replica.Point, error) {
+		p := m.newest(now())
 		if in.Choice == api.PointCustom {
 			p.ID, p.Position.Seq = in.PointID, in.PointID
 		}
@@ -141,7 +140,7 @@ func (w *world) pointCalls(env *testsuite.TestWorkflowEnvironment, m *machine) {
 		}
 		return p, nil
 	})
-	serve(w, env, m, api.ActReleasePoint, func(in api.ReleasePointInput) (none, error) { m.release(in); return none{}, nil })
+	serve(w, r, m, api.ActReleasePoint, func(in api.ReleasePointInput) (none, error) { m.release(in); return none{}, nil })
 }
 
 func (m *machine) release(in api.ReleasePointInput) {
@@ -153,21 +152,21 @@ func (m *machine) newest(now time.Time) replica.Point {
 	return replica.Point{ID: m.point, Time: now, Position: ident.Position{Epoch: m.writer.Epoch, Seq: m.point}}
 }
 
-func (w *world) sourceCalls(env *testsuite.TestWorkflowEnvironment, m *machine) {
-	serve(w, env, m, api.ActShutdownVM, func(api.ShutdownInput) (api.ShutdownResult, error) {
+func (w *world) sourceCalls(r Registry, m *machine) {
+	serve(w, r, m, api.ActShutdownVM, func(api.ShutdownInput) (api.ShutdownResult, error) {
 		was := m.sourceOn
 		m.sourceOn, m.frozen = false, false
 		return api.ShutdownResult{WasOn: was, How: "simulated"}, nil
 	})
-	serve(w, env, m, api.ActPowerOnVM, func(api.VMRef) (none, error) { m.sourceOn = true; return none{}, nil })
-	serve(w, env, m, api.ActVerifyVMReady, func(api.VMRef) (api.VM, error) { return m.vm, nil })
-	serve(w, env, m, api.ActAttachDisks, func(api.AttachInput) (none, error) { m.attached = true; return none{}, nil })
-	serve(w, env, m, api.ActDetachDisks, func(api.AttachInput) (none, error) { m.attached = false; return none{}, nil })
+	serve(w, r, m, api.ActPowerOnVM, func(api.VMRef) (none, error) { m.sourceOn = true; return none{}, nil })
+	serve(w, r, m, api.ActVerifyVMReady, func(api.VMRef) (api.VM, error) { return m.vm, nil })
+	serve(w, r, m, api.ActAttachDisks, func(api.AttachInput) (none, error) { m.attached = true; return none{}, nil })
+	serve(w, r, m, api.ActDetachDisks, func(api.AttachInput) (none, error) { m.attached = false; return none{}, nil })
 }
 
-func (w *world) targetCalls(env *testsuite.TestWorkflowEnvironment, m *machine) {
-	serve(w, env, m, api.ActCheckNetwork, func(api.CheckNetworkInput) (none, error) { return none{}, nil })
-	serve(w, env, m, api.ActCreateMachine, func(in api.CreateMachineInput) (api.TargetMachine, error) {
+func (w *world) targetCalls(r Registry, m *machine) {
+	serve(w, r, m, api.ActCheckNetwork, func(api.CheckNetworkInput) (none, error) { return none{}, nil })
+	serve(w, r, m, api.ActCreateMachine, func(in api.CreateMachineInput) (api.TargetMachine, error) {
 		t := m.targets[in.Run]
 		if t == nil {
 			t = &target{test: in.Test, TargetMachine: api.TargetMachine{Name: in.Name, Instance: "cloud-" + in.Run, Network: in.Network,
@@ -176,19 +175,19 @@ func (w *world) targetCalls(env *testsuite.TestWorkflowEnvironment, m *machine) 
 		}
 		return t.TargetMachine, nil
 	})
-	serve(w, env, m, api.ActStartMachine, func(in api.TargetRef) (api.TargetMachine, error) {
+	serve(w, r, m, api.ActStartMachine, func(in api.TargetRef) (api.TargetMachine, error) {
 		return w.start(m, in)
 	})
-	serve(w, env, m, api.ActCheckMachine, func(api.TargetRef) (api.CheckResult, error) { return api.CheckResult{Ready: true}, nil })
-	serve(w, env, m, api.ActStopMachine, func(in api.TargetRef) (none, error) {
+	serve(w, r, m, api.ActCheckMachine, func(api.TargetRef) (api.CheckResult, error) { return api.CheckResult{Ready: true}, nil })
+	serve(w, r, m, api.ActStopMachine, func(in api.TargetRef) (none, error) {
 		if t := m.targets[in.Run]; t != nil {
 			t.Running = false
 		}
 		m.frozen = false
 		return none{}, nil
 	})
-	serve(w, env, m, api.ActDeleteMachine, func(in api.TargetRef) (none, error) { delete(m.targets, in.Run); return none{}, nil })
-	serve(w, env, m, api.ActCommitMachine, func(api.TargetRef) (none, error) { return none{}, nil })
+	serve(w, r, m, api.ActDeleteMachine, func(in api.TargetRef) (none, error) { delete(m.targets, in.Run); return none{}, nil })
+	serve(w, r, m, api.ActCommitMachine, func(api.TargetRef) (none, error) { return none{}, nil })
 }
 
 // start starts a target machine. By then the store refuses its source.

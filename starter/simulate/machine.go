@@ -31,8 +31,9 @@ func (w *world) act(m *machine, action string, r api.ActionRequest) (api.ActionR
 	for _, f := range workflows.All() {
 		env.RegisterWorkflowWithOptions(f.Func, workflow.RegisterOptions{Name: f.Name})
 	}
-	w.machineCalls(env, m)
+	w.machineCalls(env, m, env.Now)
 	w.mu.Lock()
+	m.kill = func(child string) { env.CancelWorkflowByID(child, "") }
 	m.acted++
 	in := api.MachineInput{VM: m.vm, Policy: m.status.PolicySpec, Target: m.status.TargetSpec, Carry: &api.MachineCarry{
 		Status: m.status, Counter: m.acted * perAct, Version: carryVer, Joined: true, Assigned: m.status.Assignment.Epoch,
@@ -66,17 +67,22 @@ func (w *world) act(m *machine, action string, r api.ActionRequest) (api.ActionR
 	return a.result, err
 }
 
+// Registry takes the model's calls: a test environment or a worker.
+type Registry interface {
+	RegisterActivityWithOptions(f any, options activity.RegisterOptions)
+}
+
 // none is a call's result when it has none.
 type none struct{}
 
 // serve registers a call of the model: counted, perhaps failing, and looked at afterwards.
-func serve[In, Out any](w *world, env *testsuite.TestWorkflowEnvironment, m *machine, name string, f func(In) (Out, error)) {
-	env.RegisterActivityWithOptions(func(ctx context.Context, in In) (out Out, err error) {
+func serve[In, Out any](w *world, r Registry, m *machine, name string, f func(In) (Out, error)) {
+	r.RegisterActivityWithOptions(func(ctx context.Context, in In) (out Out, err error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		before, after := w.called(m.name, name, func() {
 			if child := activity.GetInfo(ctx).WorkflowExecution.ID; child != api.MachineWorkflowID(m.id) {
-				env.CancelWorkflowByID(child, "")
+				m.kill(child)
 			}
 		})
 		if before != nil {

@@ -48,6 +48,7 @@ type machine struct {
 	holds    map[string][]ident.Seq // by owner
 	point    ident.Seq
 	failed   string
+	kill     func(child string) // cancels a runbook of the machine
 }
 
 // target is a machine on the target side, by the run that made it.

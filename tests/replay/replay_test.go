@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/history/v1"
 	"go.temporal.io/sdk/client"
+	"go.temporal.io/sdk/converter"
 	"go.temporal.io/sdk/worker"
 	"go.temporal.io/sdk/workflow"
 
@@ -68,13 +69,35 @@ func TestCorpusHasAll(t *testing.T) {
 	}
 	notYet := map[string]bool{
 		api.WorkflowResyncWindow: true, // only a schedule starts it, by night
-		api.WorkflowRollBack:     true, // new
 		api.WorkflowCheckVCenter: true, // new
-		api.WorkflowChangePoint:  true, // new
 	}
 	for _, w := range workflows.All() {
 		if !notYet[w.Name] {
 			require.True(t, have[w.Name], "no history of %s: run `make histories`", w.Name)
 		}
+	}
+}
+
+// TestCorpusHasEveryKindAndDecision: of plan runs, what people can do with them.
+func TestCorpusHasEveryKindAndDecision(t *testing.T) {
+	have := map[string]bool{}
+	for _, file := range corpus(t) {
+		if !strings.HasPrefix(filepath.Base(file), api.WorkflowRecoveryPlan+"-") {
+			continue
+		}
+		h := load(t, file)
+		var in api.PlanRunInput
+		payloads := h.GetEvents()[0].GetWorkflowExecutionStartedEventAttributes().GetInput()
+		require.NoError(t, converter.GetDefaultDataConverter().FromPayloads(payloads, &in))
+		have[string(in.Kind)] = true
+		for _, e := range h.GetEvents() {
+			have[e.GetWorkflowExecutionUpdateAcceptedEventAttributes().GetAcceptedRequest().GetInput().GetName()] = true
+		}
+	}
+	for _, kind := range api.PlanKinds {
+		require.True(t, have[string(kind)], "no run of kind %s: run `make histories`", kind)
+	}
+	for _, what := range api.PlanDecisions {
+		require.True(t, have[what], "no run in which somebody said %s: run `make histories`", what)
 	}
 }
