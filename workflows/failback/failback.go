@@ -110,10 +110,17 @@ func (f *failback) attachment() api.AttachInput {
 	return api.AttachInput{Original: ref(f.VM), MasterTarget: f.Source.Server, Disks: f.Disks}
 }
 
-func (f *failback) detach(ctx workflow.Context) error { return call.DetachDisks(ctx, f.attachment()) }
-func (f *failback) attach(ctx workflow.Context) error { return call.AttachDisks(ctx, f.attachment()) }
+func (f *failback) detach(ctx workflow.Context) error {
+	return patient(ctx, func(ctx workflow.Context) error { return call.DetachDisks(ctx, f.attachment()) })
+}
 
-func (f *failback) powerOn(ctx workflow.Context) error { return call.PowerOnVM(ctx, ref(f.VM)) }
+func (f *failback) attach(ctx workflow.Context) error {
+	return patient(ctx, func(ctx workflow.Context) error { return call.AttachDisks(ctx, f.attachment()) })
+}
+
+func (f *failback) powerOn(ctx workflow.Context) error {
+	return patient(ctx, func(ctx workflow.Context) error { return call.PowerOnVM(ctx, ref(f.VM)) })
+}
 
 func (f *failback) powerOff(ctx workflow.Context) error {
 	_, err := call.ShutdownVM(ctx, api.ShutdownInput{
@@ -123,8 +130,10 @@ func (f *failback) powerOff(ctx workflow.Context) error {
 }
 
 func (f *failback) verify(ctx workflow.Context) (err error) {
-	f.out.VM, err = call.VerifyVMReady(ctx, ref(f.VM))
-	return err
+	return patient(ctx, func(ctx workflow.Context) error {
+		f.out.VM, err = call.VerifyVMReady(ctx, ref(f.VM))
+		return err
+	})
 }
 
 func (f *failback) target() api.TargetRef {

@@ -82,8 +82,13 @@ func (r *reprotect) attachment() api.AttachInput {
 	return api.AttachInput{Original: ref(r.VM), MasterTarget: r.out.Assignment.Server, Disks: r.Disks}
 }
 
-func (r *reprotect) attach(ctx workflow.Context) error { return call.AttachDisks(ctx, r.attachment()) }
-func (r *reprotect) detach(ctx workflow.Context) error { return call.DetachDisks(ctx, r.attachment()) }
+func (r *reprotect) attach(ctx workflow.Context) error {
+	return patient(ctx, func(ctx workflow.Context) error { return call.AttachDisks(ctx, r.attachment()) })
+}
+
+func (r *reprotect) detach(ctx workflow.Context) error {
+	return patient(ctx, func(ctx workflow.Context) error { return call.DetachDisks(ctx, r.attachment()) })
+}
 
 func (r *reprotect) await(ctx workflow.Context) error {
 	_, err := call.AwaitAgent(ctx, api.AwaitAgentInput{Machine: r.VM.Machine, Instance: r.Target.Instance}, agentLimit)

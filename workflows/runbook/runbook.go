@@ -152,10 +152,16 @@ func describe(left []Leftover) string {
 // Describe gives what was left as text for people, "" for nothing.
 func (r Report) Describe() string { return describe(r.Left) }
 
-// tell shows the step in the UI and tells the parent. Nobody waits for the
-// signal: a parent that is gone needs no news.
-func (r *run) tell(ctx workflow.Context, step string) {
-	workflow.SetCurrentDetails(ctx, r.status.Title+": "+step)
+// tell shows the step in the UI and tells the parent.
+func (r *run) tell(ctx workflow.Context, step string) { show(ctx, r.status.Title+": "+step, step) }
+
+// Note shows what a step waits for, as a step is shown.
+func Note(ctx workflow.Context, text string) { show(ctx, text, text) }
+
+// show tells the UI and the parent. Nobody waits for the signal: a parent that is gone
+// needs no news.
+func show(ctx workflow.Context, details, step string) {
+	workflow.SetCurrentDetails(ctx, details)
 	info := workflow.GetInfo(ctx)
 	if info.ParentWorkflowExecution == nil {
 		return
