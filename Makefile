@@ -93,6 +93,15 @@ test-azure: setup-test ## the page blob store and its cache on an emulator: conf
 	go test -count=1 -timeout 30m ./datapath/azstorage/ ./datapath/replica/pageblob/... ./datapath/cachestore/... ./tests/pageblob/ -rapid.checks=60
 	go test -tags failpoint -count=1 -timeout 60m -run InAzure ./tests/kill/ -azure
 
+.PHONY: test-vsphere
+test-vsphere: ## sessions, watching (300 VMs), privileges, disks and the way back on a simulated vCenter, with faults
+	go test -count=1 -timeout 15m ./activities/vsphere/ -vms 300
+	go test -count=1 -timeout 5m ./workflows/discovery/ ./workflows/failback/ ./workflows/machine/ ./workflows/vcenter/
+
+.PHONY: bench-vsphere
+bench-vsphere: ## measure discovery of 2,000 VMs: time, memory, and room in a history
+	go test -run '^$$' -bench Discovery -benchtime 3x ./activities/vsphere
+
 .PHONY: bench-azure
 bench-azure: setup-test ## measure uploads to an emulator, beside a plain loop of 4 MiB requests
 	go test -run '^$$' -bench . -benchtime 1x -count 3 ./datapath/replica/pageblob
