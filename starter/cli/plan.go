@@ -20,7 +20,7 @@ func (a *app) planCommand() *cobra.Command {
 		Use: "plan", Short: "Recovery plans: applications that fail over as a whole",
 		Example: "  drover plan apply -f shop.yaml\n  drover plan run shop --test --wait",
 	}
-	cmd.AddCommand(a.planApplyCommand(), a.planListCommand(), a.planShowCommand(), a.planRunCommand(), a.planSimulateCommand(), a.planStatusCommand(),
+	cmd.AddCommand(a.planApplyCommand(), a.planListCommand(), a.planShowCommand(), a.planRunCommand(), a.planSimulateCommand(), a.planStatusCommand(), a.planTestsCommand(),
 		a.planDecision(api.PlanApprove, "Let a run go on that waits at a manual step"),
 		a.planDecision(api.PlanReject, "Let the manual step fail that a run waits at"),
 		a.planDecision(api.PlanRetry, "Try the failed step again at which a run stopped"),

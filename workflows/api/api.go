@@ -479,6 +479,19 @@ type TestResult struct {
 	Notes   string         `json:"notes,omitempty"`   // of who cleaned up
 	Cleaned bool           `json:"cleaned"`
 	Run     string         `json:"run"` // the test's workflow id
+	// Passed is when a test of the machine passed last; this one or one before.
+	Passed time.Time `json:"passed,omitzero"`
+}
+
+// TestEvery is how old a machine's last test that passed may be.
+const TestEvery = 183 * 24 * time.Hour
+
+// TestDue is when the machine is to be tested again: zero when it has never passed a test.
+func (s MachineStatus) TestDue() time.Time {
+	if s.Test == nil || s.Test.Passed.IsZero() {
+		return time.Time{}
+	}
+	return s.Test.Passed.Add(TestEvery)
 }
 
 // Assignment says who replicates a machine where.

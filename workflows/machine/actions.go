@@ -2,6 +2,7 @@ package machine
 
 import (
 	"fmt"
+	"time"
 
 	enums "go.temporal.io/api/enums/v1"
 	"go.temporal.io/sdk/temporal"
@@ -162,12 +163,16 @@ func (e *entity) testFailover(ctx workflow.Context, q api.QueuedAction) (api.Act
 		VM: e.s.VM, Disks: e.s.Protected, Target: e.s.TargetSpec, Request: q.Request,
 	})
 	run := fmt.Sprintf("%s-test-%d", e.id, e.counter)
+	var passed time.Time // the last time
+	if e.s.Test != nil {
+		passed = e.s.Test.Passed
+	}
 	if err != nil {
 		report, _ := runbook.ReportOf(err)
-		e.s.Test = &api.TestResult{Started: started, Run: run, Verdict: fault.Message(err), Cleaned: len(report.Left) == 0}
+		e.s.Test = &api.TestResult{Started: started, Run: run, Verdict: fault.Message(err), Cleaned: len(report.Left) == 0, Passed: passed}
 		return api.ActionResult{}, err
 	}
-	e.s.Test = &api.TestResult{Started: started, Run: run, Point: out.Point, Machine: &out.Machine, Verdict: "passed"}
+	e.s.Test = &api.TestResult{Started: started, Run: run, Point: out.Point, Machine: &out.Machine, Verdict: "passed", Passed: workflow.Now(ctx)}
 	e.arm(ctx, q.Request.CleanAfter, api.ActionCleanup)
 	return api.ActionResult{Message: "test failover passed", Point: &out.Point, Target: &out.Machine}, nil
 }

@@ -143,7 +143,16 @@ func TestTimers(t *testing.T) {
 	w := newWorld(t)
 	w.ask(api.ActionTestFailover, api.ActionRequest{CleanAfter: api.Duration(90 * time.Second)})
 	w.then(func() { require.Len(t, w.status().Timers, 1) })
-	w.then(func() { require.True(t, w.status().Test.Cleaned, "nobody cleaned up in time") })
+	w.then(func() {
+		require.True(t, w.status().Test.Cleaned, "nobody cleaned up in time")
+		require.False(t, w.status().TestDue().IsZero())
+		w.fails[api.ActStartMachine] = fault.New(api.CodeQuota, "no room")
+	})
+	w.ask(api.ActionTestFailover, api.ActionRequest{})
+	w.then(func() {
+		require.Contains(t, w.status().Test.Verdict, "no room")
+		require.False(t, w.status().TestDue().IsZero(), "it has passed once")
+	})
 	w.ask(api.ActionFailover, api.ActionRequest{CommitAfter: api.Duration(90 * time.Second), OnTimer: api.ActionRollBack})
 	w.expect(api.StateFailedOver)
 	w.expect(api.StateProtected)
