@@ -2,6 +2,7 @@ package pageblob
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -23,7 +24,7 @@ import (
 
 const (
 	benchDisk  = 256 << 20 // half of it is data
-	benchDelta = 4000      // blocks, anywhere
+	benchDelta = 4000      // blocks, anywhere: 6 % of them
 )
 
 // benchWriter is a new machine's, on an account of its own.
@@ -73,24 +74,38 @@ func BenchmarkInitialReplication(b *testing.B) {
 	}
 }
 
-// BenchmarkRandomDelta writes single blocks all over a disk that has data.
+// BenchmarkRandomDelta writes single blocks all over a disk that has data: few of them,
+// and so many that it is worth reading what is between them.
 func BenchmarkRandomDelta(b *testing.B) {
-	for range b.N {
-		w := benchWriter(b)
-		_, err := w.Apply(b.Context(), rt.After(w.State(), changeset.Base).Write(0, 0, rt.Pattern(1, benchDisk/4)).Cut(rt.Complete()))
-		require.NoError(b, err)
-		set, rnd := rt.After(w.State(), changeset.Delta), rand.New(rand.NewPCG(1, 1))
-		blocks := rnd.Perm(benchDisk / block)[:benchDelta]
-		slices.Sort(blocks)
-		for _, at := range blocks {
-			set.Write(0, int64(at)*block, rt.Pattern(uint64(at), block))
-		}
-		cs := set.Cut(rt.Crash())
-		w.measure(b, benchDelta*block, func() {
-			_, err := w.Apply(b.Context(), cs)
-			require.NoError(b, err)
+	for _, n := range []int{benchDelta, 4 * benchDelta} {
+		b.Run(fmt.Sprintf("%d%%", n*100/(benchDisk/block)), func(b *testing.B) {
+			for range b.N {
+				randomDelta(b, n)
+			}
 		})
 	}
+}
+
+func randomDelta(b *testing.B, n int) {
+	b.Helper()
+	w := benchWriter(b)
+	set := rt.After(w.State(), changeset.Base)
+	for off := int64(0); off < benchDisk; off += maxPut {
+		set.Write(0, off, rt.Pattern(uint64(off), maxPut)) //nolint:gosec // small
+	}
+	_, err := w.Apply(b.Context(), set.Cut(rt.Complete()))
+	require.NoError(b, err)
+	set, rnd := rt.After(w.State(), changeset.Delta), rand.New(rand.NewPCG(1, 1))
+	blocks := rnd.Perm(benchDisk / block)[:n]
+	slices.Sort(blocks)
+	for _, at := range blocks {
+		set.Write(0, int64(at)*block, rt.Pattern(uint64(at), block)) //nolint:gosec // small
+	}
+	cs := set.Cut(rt.Crash())
+	w.measure(b, int64(n)*block, func() {
+		_, err := w.Apply(b.Context(), cs)
+		require.NoError(b, err)
+	})
 }
 
 // BenchmarkFloor is a plain loop of Put Page of 4 MiB, as many at once: what we must

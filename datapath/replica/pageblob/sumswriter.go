@@ -165,13 +165,10 @@ func (w *sumsWriter) empty(first, end int64) (bool, error) {
 	return true, nil
 }
 
-// zeroMap says of each block from first on whether it is known to be zeros.
-func (w *sumsWriter) zeroMap(first int64, dst []bool) error {
+// read gives the sums of the blocks from first on, as far as there are any.
+func (w *sumsWriter) read(first int64, dst []uint64) error {
 	return w.each(first, min(first+int64(len(dst)), w.s.blocks), func(x *sumsSegment, from, to int64) error {
-		for at := from; at < to; at++ {
-			dst[at-from] = x.sums[at] == 0
-		}
-		dst = dst[to-from:]
+		dst = dst[copy(dst, x.sums[from:to]):]
 		return nil
 	})
 }

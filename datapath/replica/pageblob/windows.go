@@ -2,6 +2,7 @@ package pageblob
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -20,6 +21,9 @@ const (
 	// minClear is the shortest run of zeros, in blocks, for which a request is made of
 	// its own when there is data on both sides.
 	minClear = 16
+	// maxEmpty is the longest run of blocks, of which the blob has none, that is written as
+	// zeros to save a request.
+	maxEmpty = 4
 )
 
 // uploads are the requests under way for one change set.
@@ -58,8 +62,10 @@ const (
 type window struct {
 	index int64
 	state [windowBlocks]byte
-	empty [windowBlocks]bool // the blob is known to have zeros there
 	buf   [windowBytes]byte
+	// sums are those of what the blob holds, before this window is written; only when known.
+	sums  [windowBlocks]uint64
+	known bool
 }
 
 // diskWriter gathers a change set's blocks of one disk into windows. A later extent
@@ -201,9 +207,8 @@ func (d *diskWriter) window(index int64) (*window, error) {
 	w, _ := windowPool.Get().(*window)
 	w.index = index
 	clear(w.state[:])
-	clear(w.empty[:])
-	if !d.again {
-		if err := d.sums.zeroMap(index*windowBlocks, w.empty[:]); err != nil {
+	if w.known = !d.again; w.known {
+		if err := d.sums.read(index*windowBlocks, w.sums[:]); err != nil {
 			windowPool.Put(w)
 			return nil, err
 		}
@@ -211,6 +216,9 @@ func (d *diskWriter) window(index int64) (*window, error) {
 	d.windows = append(d.windows, w)
 	return w, nil
 }
+
+// errLate: the place would be written twice, and the first time had no answer.
+var errLate = errors.New("a write had no answer and could be done after the next one to the same place: apply the change set again")
 
 // land waits until a window that is being written is written.
 func (d *diskWriter) land(index int64) error {
@@ -221,10 +229,13 @@ func (d *diskWriter) land(index int64) error {
 	select {
 	case <-done:
 		delete(d.flying, index)
-		return nil
 	case <-d.up.ctx.Done():
 		return d.up.ctx.Err()
 	}
+	if d.o.vhd.pacer.Unanswered() > 0 {
+		return errLate // the next try has another session
+	}
+	return nil
 }
 
 // send writes a window out, beside others.
@@ -253,30 +264,42 @@ func (d *diskWriter) flush() error {
 	return d.sums.flush(d.up)
 }
 
-// write makes as few requests as the window's runs allow.
+// write makes as few requests as are worth it.
 func (d *diskWriter) write(w *window) error {
-	start := w.index * windowBytes
-	return w.eachRun(func(kind byte, from, to int64) error {
-		off, end := from*checksum.BlockSize, min(to*checksum.BlockSize, d.o.disk.Size-start)
-		var err error
-		if kind == zeros {
-			_, err = d.o.vhd.clear(d.up.ctx, d.w.mf.word(), start+off, end-off)
-		} else {
-			_, err = d.o.vhd.put(d.up.ctx, d.w.mf.word(), start+off, w.buf[off:end])
-			d.bytes.Add(end - off)
-		}
+	for _, p := range w.pieces() {
+		parts, err := d.filled(w, p)
 		if err != nil {
 			return err
 		}
-		return d.w.m.store.step(failpoint.ImageWritten)
-	})
+		for _, p := range parts {
+			if err := d.writePiece(w, p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
-// eachRun gives the runs of blocks to write (data) and to clear (zeros). Short runs of
+func (d *diskWriter) writePiece(w *window, p piece) (err error) {
+	start := w.index * windowBytes
+	off, end := p.from*checksum.BlockSize, min(p.to*checksum.BlockSize, d.o.disk.Size-start)
+	if p.kind == zeros {
+		_, err = d.o.vhd.clear(d.up.ctx, d.w.mf.word(), start+off, end-off)
+	} else {
+		_, err = d.o.vhd.put(d.up.ctx, d.w.mf.word(), start+off, w.buf[off:end])
+		d.bytes.Add(end - off)
+	}
+	if err != nil {
+		return err
+	}
+	return d.w.m.store.step(failpoint.ImageWritten)
+}
+
+// runs gives the runs of blocks to write (data) and to clear (zeros). Short runs of
 // zeros between data are written with it.
-func (w *window) eachRun(f func(kind byte, from, to int64) error) error {
+func (w *window) runs() (out []piece) {
 	for i := range w.state {
-		if w.state[i] == zeros && w.empty[i] {
+		if w.state[i] == zeros && w.known && w.sums[i] == 0 {
 			w.state[i] = nothing
 		}
 	}
@@ -298,13 +321,11 @@ func (w *window) eachRun(f func(kind byte, from, to int64) error) error {
 			j++
 		}
 		if kind == data || kind == zeros {
-			if err := f(kind, int64(i), int64(j)); err != nil {
-				return err
-			}
+			out = append(out, piece{kind: kind, from: int64(i), to: int64(j)})
 		}
 		i = j
 	}
-	return nil
+	return out
 }
 
 func (w *window) isZeros(i int) bool { return w.state[i] == zeros || w.state[i] == nothing }
