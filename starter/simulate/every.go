@@ -81,20 +81,18 @@ func ways(kind api.PlanKind, brief bool) []way {
 // nil, gets every case.
 func Every(o Options, told func(Case)) (Table, error) {
 	o.Faults, o.CancelAt, o.KillAt = nil, nil, nil
-	base, err := Run(o)
+	begin, err := newWorld(o)
 	if err != nil {
 		return Table{}, err
 	}
+	base := begin.clone().run(o)
 	t := Table{Plan: o.Plan.Name, Kind: o.Kind, Calls: len(base.Calls), Cases: []Case{}}
 	if base.State != api.RunDone || len(base.Broken) > 0 {
 		return t, fmt.Errorf("the undisturbed run ends as %s: %s %v", base.State, base.Message, base.Broken)
 	}
 	for _, call := range base.Calls {
 		for _, way := range ways(o.Kind, o.Brief) {
-			c, err := disturb(o, call, way)
-			if err != nil {
-				return t, err
-			}
+			c := begin.clone().disturb(o, call, way)
 			t.Cases = append(t.Cases, c)
 			if len(c.Broken) > 0 {
 				t.Broken++
@@ -108,7 +106,7 @@ func Every(o Options, told func(Case)) (Table, error) {
 }
 
 // disturb plays one case.
-func disturb(o Options, call Call, way way) (Case, error) {
+func (w *world) disturb(o Options, call Call, way way) Case {
 	c := Case{Call: call, How: way.how, Then: way.then}
 	next := o
 	o.Then = way.then
@@ -120,17 +118,13 @@ func disturb(o Options, call Call, way way) (Case, error) {
 	case howKill:
 		o.KillAt = &call
 	}
-	w, err := newWorld(o)
-	if err != nil {
-		return c, err
-	}
 	r := w.run(o)
 	c.State, c.Broken = r.State, r.Broken
 	if way.ends != "" && r.State != way.ends {
 		c.Broken = append(c.Broken, fmt.Sprintf("after %s the run ends as %s: %s", way.then, r.State, r.Message))
 	}
 	if way.next == nil {
-		return c, nil
+		return c
 	}
 	next.Kind = way.next(o.Kind)
 	r = w.run(next)
@@ -141,5 +135,5 @@ func disturb(o Options, call Call, way way) (Case, error) {
 	if r.State != api.RunDone {
 		c.Broken = append(c.Broken, fmt.Sprintf("%s after it ends as %s: %s", next.Kind, r.State, r.Message))
 	}
-	return c, nil
+	return c
 }

@@ -84,6 +84,24 @@ func newWorld(o Options) (*world, error) {
 	return w, nil
 }
 
+// clone is the same world once more, before a run.
+func (w *world) clone() *world {
+	out := &world{plan: w.plan}
+	for _, m := range w.machines {
+		c := *m
+		c.targets, c.holds = map[string]*target{}, map[string][]ident.Seq{}
+		for run, t := range m.targets {
+			made := *t
+			c.targets[run] = &made
+		}
+		for owner, points := range m.holds {
+			c.holds[owner] = slices.Clone(points)
+		}
+		out.machines = append(out.machines, &c)
+	}
+	return out
+}
+
 type actionRequest struct {
 	action string
 	api.ActionRequest
