@@ -23,12 +23,14 @@ const maxLinks = 4096
 // ErrNotFound is wrapped when a machine has no disk with a backing uuid.
 var ErrNotFound = errors.New("no such disk")
 
-// Finder finds disks by the uuids of their backings.
+// Finder finds disks by the uuids of their backings, or by their places in Azure.
 type Finder struct {
 	// Paths maps backing uuids to devices or image files; it wins over ByID.
 	Paths map[string]string
 	// ByID is the directory of udev's links; [ByID] when empty.
 	ByID string
+	// Azure is the directory of a guest's links in Azure; [Azure] when empty.
+	Azure string
 	// System is asked where there is no link: in an initramfs there may be no udev.
 	System System
 }
@@ -43,7 +45,7 @@ type Found struct {
 // uuid do not matter.
 func (f Finder) Find(backingUUID string) (string, error) {
 	want := plain(backingUUID)
-	for uuid, path := range f.Paths {
+	for uuid, path := range f.named() {
 		if plain(uuid) == want {
 			return path, nil
 		}
@@ -60,8 +62,7 @@ func (f Finder) Find(backingUUID string) (string, error) {
 	if path := f.whole(want); path != "" {
 		return path, nil
 	}
-	return "", fmt.Errorf("find disk %s: %w under %s; set disk.EnableUUID = TRUE on the VM, or name the device under `disks` in the agent's configuration",
-		backingUUID, ErrNotFound, f.dir())
+	return "", f.notFound(backingUUID)
 }
 
 // whole asks the kernel for the disk; nothing when it has none of that name.
@@ -82,7 +83,7 @@ func (f Finder) whole(want string) string {
 func (f Finder) List() ([]Found, error) {
 	seen := map[string]bool{}
 	var out []Found
-	for uuid, path := range f.Paths {
+	for uuid, path := range f.named() {
 		out = append(out, Found{uuid, path})
 		seen[plain(uuid)] = true
 	}

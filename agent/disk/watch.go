@@ -91,16 +91,17 @@ func key(d controlapi.InventoryDisk) string {
 	return first(plain(d.BackingUUID), d.WWN, d.Serial, d.Path)
 }
 
-// configured gives the disks that the configuration names their uuids, and adds those
-// that the kernel does not list, such as image files.
+// configured gives the disks that the configuration or Azure names their names, and adds
+// those that the kernel does not list, such as image files.
 func (w *Watch) configured(found []controlapi.InventoryDisk) []controlapi.InventoryDisk {
-	uuids := make([]string, 0, len(w.Finder.Paths))
-	for uuid := range w.Finder.Paths {
+	named := w.Finder.named()
+	uuids := make([]string, 0, len(named))
+	for uuid := range named {
 		uuids = append(uuids, uuid)
 	}
 	slices.Sort(uuids)
 	for _, uuid := range uuids {
-		path := w.Finder.Paths[uuid]
+		path := named[uuid]
 		if i := slices.IndexFunc(found, func(d controlapi.InventoryDisk) bool { return leadsTo(path, d) }); i >= 0 {
 			found[i].BackingUUID, found[i].Path = uuid, path
 			continue
