@@ -216,6 +216,9 @@ func (e *entity) failover(ctx workflow.Context, q api.QueuedAction) (api.ActionR
 	e.clear(ctx, api.CodeRPO)
 	e.setState(ctx, api.StateFailedOver)
 	message := "failed over"
+	if out.Loss > 0 {
+		message += fmt.Sprintf(" from recovery point %d: what was written in the %s after it, until the source was last heard of, is lost", out.Point.ID, out.Loss.D().Round(time.Second))
+	}
 	for _, w := range out.Warnings {
 		message += "; " + w
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"drover/datapath/ident"
+	"drover/datapath/replica"
 	"drover/workflows/api"
 	"drover/workflows/fault"
 )
@@ -181,4 +182,26 @@ func TestTimerThatFailsIsTold(t *testing.T) {
 	bad := wrong.ask(api.ActionFailover, api.ActionRequest{OnTimer: "sideways"})
 	wrong.play()
 	require.Equal(t, api.CodeInvalid, fault.Code(bad.err))
+}
+
+// TestWhatIsLostIsTold: an unplanned failover says what it gave up, a planned one loses nothing.
+func TestWhatIsLostIsTold(t *testing.T) {
+	w := newWorld(t)
+	w.point = func() replica.Point { return replica.Point{ID: 9, Time: w.Now().Add(-time.Minute)} }
+	w.expect(api.StateProtected)
+	w.then(func() { w.fails[api.ActShutdownVM] = fault.New(api.CodeNotFound, "no such VM") })
+	none := w.ask(api.ActionFailover, api.ActionRequest{})
+	w.then(func() { w.fails[api.ActShutdownVM] = fault.New(api.CodeNotFound, "no such VM") })
+	over := w.ask(api.ActionFailover, api.ActionRequest{Reason: "the site burns"})
+	w.expect(api.StateFailedOver)
+	w.ask(api.ActionRollBack, api.ActionRequest{})
+	planned := w.ask(api.ActionFailover, api.ActionRequest{Planned: true})
+	w.play()
+	require.Equal(t, api.CodeSourceRunning, fault.Code(none.err), "not without a reason")
+	require.NoError(t, over.err)
+	require.Equal(t, time.Minute, over.result.Loss.D().Round(time.Second))
+	require.Contains(t, over.result.Message, "what was written in the 1m0s after it, until the source was last heard of, is lost")
+	require.NoError(t, planned.err)
+	require.Zero(t, planned.result.Loss)
+	require.NotContains(t, planned.result.Message, "lost")
 }

@@ -3,6 +3,7 @@ package machine
 import (
 	"slices"
 	"strings"
+	"time"
 
 	"go.temporal.io/sdk/workflow"
 
@@ -135,6 +136,9 @@ func (e *entity) describe() string {
 	text := "**" + e.s.Name + "**: " + string(e.s.State) + ", " + string(e.s.Health)
 	if e.s.Doing != "" {
 		text += "\n\n" + e.s.Doing
+	}
+	for _, t := range e.s.Timers {
+		text += "\n\nBy itself at " + t.At.UTC().Format(time.DateTime) + " UTC: " + t.Action
 	}
 	for _, p := range e.s.Problems {
 		text += "\n\n- " + p.Code + " " + p.Cause + " " + p.Action
