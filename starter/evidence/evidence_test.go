@@ -53,6 +53,12 @@ func TestRecordedRuns(t *testing.T) {
 		kinds[p.Input.Kind]++
 		require.Contains(t, []string{api.RunDone, api.RunCancelled, api.RunUndone}, p.State)
 		states[p.State]++
+		for _, m := range p.Machines {
+			if m.State == takenBack {
+				require.Zero(t, m.RTO.Measured)
+				states[string(takenBack)]++
+			}
+		}
 		require.Contains(t, []string{"shop", "states"}, p.Input.Plan)
 		require.NotEmpty(t, p.Machines)
 		require.NotNil(t, p.Plan)
@@ -73,7 +79,7 @@ func TestRecordedRuns(t *testing.T) {
 			}
 		}
 	}
-	for _, state := range []string{api.RunDone, api.RunCancelled, api.RunUndone} {
+	for _, state := range []string{api.RunDone, api.RunCancelled, api.RunUndone, string(takenBack)} {
 		require.Positive(t, states[state], state)
 	}
 	for _, kind := range []api.PlanKind{api.PlanTest, api.PlanPlanned, api.PlanCommit, api.PlanReprotect, api.PlanFailback, api.PlanReenable} {

@@ -131,7 +131,11 @@ func (m *markdown) steps(p *Pack) {
 		if !s.Finished.IsZero() {
 			took = text(api.Duration(s.Finished.Sub(s.Started)))
 		}
-		m.cells(s.ID, s.Kind, s.State, at(s.Started), took, or(s.By, "-"), s.Message)
+		state := string(s.State)
+		if s.Undo != "" {
+			state += ", undo " + string(s.Undo)
+		}
+		m.cells(s.ID, s.Kind, state, at(s.Started), took, or(s.By, "-"), s.Message)
 	}
 	m.line("")
 }

@@ -207,11 +207,14 @@ func (r *reader) conclude() {
 		p.RTO.Measured = 0
 	}
 	for _, s := range p.Steps {
-		if s.Kind == "machine" {
+		if s.Kind == "machine" && (s.Phase == "" || s.Phase == api.PlanFailback) { // of a return, what brought it up
 			p.Machines = append(p.Machines, r.machine(s, goal, up))
 		}
 	}
 }
+
+// takenBack is the state of a machine whose step the run itself has taken back.
+const takenBack api.StepState = "taken back"
 
 // machine judges one machine's step.
 func (r *reader) machine(s api.PlanStep, goal api.Duration, up bool) Machine {
@@ -219,7 +222,10 @@ func (r *reader) machine(s api.PlanStep, goal api.Duration, up bool) Machine {
 	m := Machine{Name: s.Name, Machine: found.Machine, Policy: found.Policy, State: s.State, Message: s.Message,
 		RPO: judge(0, found.RPOThreshold, false), RTO: judge(0, goal, false)} // until it is measured
 	res := s.Result
-	if res == nil || s.State != api.StepDone {
+	if s.Undo == api.StepDone {
+		m.State = takenBack
+	}
+	if res == nil || s.State != api.StepDone || s.Undo == api.StepDone {
 		return m
 	}
 	m.Machine, m.Loss = res.Machine, res.Loss

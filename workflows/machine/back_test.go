@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"encoding/json"
 	"slices"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/stream"
 	"drover/workflows/api"
 	"drover/workflows/fault"
 )
@@ -204,4 +206,45 @@ func TestWhatIsLostIsTold(t *testing.T) {
 	require.NoError(t, planned.err)
 	require.Zero(t, planned.result.Loss)
 	require.NotContains(t, planned.result.Message, "lost")
+}
+
+// TestFinalPointMustBeTheFinalCut: a planned failover starts nothing from a point that is not
+// what the source was when it was frozen for good.
+func TestFinalPointMustBeTheFinalCut(t *testing.T) {
+	w := newWorld(t)
+	cuts := ident.Seq(0)
+	w.point = func() replica.Point {
+		cuts++
+		return replica.Point{ID: 9, Final: true, Position: ident.Position{Seq: cuts}}
+	}
+	over := w.ask(api.ActionFailover, api.ActionRequest{Planned: true})
+	w.expect(api.StateProtected)
+	w.then(func() { require.NotContains(t, w.called, api.ActCreateMachine) })
+	w.play()
+	require.Equal(t, api.CodeDiffers, fault.Code(over.err))
+}
+
+// TestSourceIsComparedFirst, if asked for, while it runs on; what differs keeps it there.
+func TestSourceIsComparedFirst(t *testing.T) {
+	for verdict, state := range map[stream.Verdict]api.State{stream.VerdictEqual: api.StateFailedOver, stream.VerdictMended: api.StateFailedOver, stream.VerdictDifferent: api.StateProtected} {
+		w := newWorld(t)
+		reg(w, api.ActVerify, func(in api.VerifyInput) stream.SignedRecord {
+			record, err := json.Marshal(stream.Record{Machine: in.Machine, Verdict: verdict})
+			require.NoError(t, err)
+			return stream.SignedRecord{Record: record}
+		})
+		over := w.ask(api.ActionFailover, api.ActionRequest{Planned: true, Verify: true})
+		w.expect(state)
+		w.then(func() {
+			after := w.since(api.ActVerify)
+			require.Equal(t, state == api.StateFailedOver, slices.Contains(after, api.ActFinalCut), after)
+			require.Equal(t, state == api.StateFailedOver, slices.Contains(after, api.ActShutdownVM), after)
+		})
+		w.play()
+		if state == api.StateProtected {
+			require.Equal(t, api.CodeDiffers, fault.Code(over.err))
+		} else {
+			require.NoError(t, over.err)
+		}
+	}
 }
