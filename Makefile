@@ -98,6 +98,10 @@ test-vsphere: ## sessions, watching (300 VMs), privileges, disks and the way bac
 	go test -count=1 -timeout 15m ./activities/vsphere/ -vms 300
 	go test -count=1 -timeout 5m ./workflows/discovery/ ./workflows/failback/ ./workflows/machine/ ./workflows/vcenter/
 
+.PHONY: push-demo
+push-demo: setup-test ## install the agent over a real sshd in a guest of its own, then upgrade and remove it
+	go test -count=1 -timeout 5m -v ./tests/push -show
+
 .PHONY: bench-vsphere
 bench-vsphere: ## measure discovery of 2,000 VMs: time, memory, and room in a history
 	go test -run '^$$' -bench Discovery -benchtime 3x ./activities/vsphere

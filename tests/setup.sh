@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the demo and the tests need beside Go, git and make: e2fsprogs, and a C
 # compiler for the race detector. With the word "test" it also gets what only tests need:
-# QEMU, xfsprogs, btrfs-progs, fio, PostgreSQL, systemd and rpm, the kernel of the guest that QEMU boots, which is unpacked to
+# QEMU, xfsprogs, btrfs-progs, fio, PostgreSQL, systemd, rpm and sshd, the kernel of the guest that QEMU boots, which is unpacked to
 # build/guest and not installed, and Azurite (tests/azurite/package-lock.json) in build/azurite. As root on Debian or Ubuntu it installs them; elsewhere it
 # says what to install, and tests whose tools are missing are skipped.
 set -eu
@@ -65,6 +65,7 @@ command -v fio >/dev/null || get fio
 ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || get postgresql
 [ -x /lib/systemd/systemd ] || get systemd
 command -v rpm >/dev/null || get rpm
+[ -x /usr/sbin/sshd ] || get openssh-server
 [ -d "$guest" ] || get_kernel
 command -v node >/dev/null || get nodejs
 command -v npm >/dev/null || get npm

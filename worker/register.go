@@ -30,7 +30,7 @@ var controlActivities = []string{
 	api.ActInventory, api.ActWatch, api.ActCheckVCenter, api.ActShutdownVM, api.ActPowerOnVM, api.ActAttachDisks, api.ActDetachDisks, api.ActVerifyVMReady,
 	api.ActCheckNetwork, api.ActCreateMachine, api.ActStartMachine, api.ActCheckMachine, api.ActStopMachine,
 	api.ActDeleteMachine, api.ActCommitMachine,
-	api.ActCheckActions, api.ActScript, api.ActWebhook, api.ActRunbook, api.ActNotify,
+	api.ActPush, api.ActCheckActions, api.ActScript, api.ActWebhook, api.ActRunbook, api.ActNotify,
 }
 
 // hostActivities lists what every host queue must run.

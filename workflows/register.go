@@ -41,6 +41,7 @@ func All() []Named {
 		{api.WorkflowChangePoint, rollback.ChangePoint},
 		{api.WorkflowRecoveryPlan, plan.Workflow},
 		{api.WorkflowDiscovery, discovery.Workflow},
+		{api.WorkflowPush, agents.Push},
 		{api.WorkflowCheckVCenter, vcenter.Check},
 		{api.WorkflowVault, vault.Workflow},
 		{api.WorkflowListPoints, points.List},

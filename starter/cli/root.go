@@ -63,7 +63,7 @@ func (a *app) root(version string) *cobra.Command {
 	f.StringVar(&a.namespace, "namespace", fromEnv("TEMPORAL_NAMESPACE", client.DefaultNamespace), "Temporal's namespace (environment: TEMPORAL_NAMESPACE)")
 	f.BoolVar(&a.json, "json", false, "print JSON for programs")
 	root.AddCommand(
-		a.vcenterCommand(), a.discoverCommand(), a.policyCommand(), a.protectCommand(), a.statusCommand(), a.serversCommand(), a.groupsCommand(), a.pointsCommand(),
+		a.vcenterCommand(), a.agentCommand(), a.discoverCommand(), a.policyCommand(), a.protectCommand(), a.statusCommand(), a.serversCommand(), a.groupsCommand(), a.pointsCommand(),
 		a.verifyCommand(), a.resyncCommand(), a.pauseCommand(), a.resumeCommand(), a.planCommand(), a.evidenceCommand(),
 		a.testFailoverCommand(), a.cleanupCommand(), a.failoverCommand(), a.changePointCommand(), a.commitCommand(), a.rollBackCommand(),
 		a.reprotectCommand(), a.failbackCommand(), a.reenableCommand(), a.setPolicyCommand(), a.unprotectCommand(),

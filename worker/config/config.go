@@ -49,6 +49,14 @@ type Notify struct {
 	Webhook string `yaml:"webhook"` // URL; empty: nowhere
 }
 
+// Agents says what a push installs in guests.
+type Agents struct {
+	// Directory has drover-agent-linux-ARCH and drover-agent.service; empty: nothing is
+	// installed.
+	Directory string `yaml:"directory"`
+	Server    string `yaml:"server"` // how agents reach the configuration server, https://host:port
+}
+
 // Spool bounds the local spool of a process server.
 type Spool struct {
 	Limit Bytes `yaml:"limit"` // e.g. "2GiB"
@@ -70,6 +78,7 @@ type ConfigServer struct {
 	Scripts         string   `yaml:"scripts"`    // directory of the plans' scripts
 	ScriptUser      string   `yaml:"scriptUser"` // who runs them; empty: the configuration server's own user
 	Secrets         string   `yaml:"secrets"`    // directory of credential files
+	Agents          Agents   `yaml:"agents"`
 	Webhooks        Webhooks `yaml:"webhooks"`
 	Notify          Notify   `yaml:"notify"`
 	CertificateLife Duration `yaml:"certificateLife"` // of agents and servers; default 168h
@@ -119,6 +128,10 @@ func LoadConfigServer(file string) (*ConfigServer, error) {
 	d.target(&c.Target)
 	d.path("$.scripts", &c.Scripts)
 	d.path("$.secrets", &c.Secrets)
+	d.optionalPath(&c.Agents.Directory)
+	if c.Agents.Directory != "" {
+		d.https("$.agents.server", c.Agents.Server)
+	}
 	d.urls("$.webhooks.allow", c.Webhooks.Allow)
 	d.optionalPath(&c.Webhooks.SecretFile)
 	if c.Notify.Webhook != "" {

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,10 +23,12 @@ import (
 	"drover/activities/action"
 	"drover/activities/control"
 	"drover/activities/notify"
+	"drover/activities/push"
 	"drover/activities/replication"
 	"drover/activities/target"
 	"drover/activities/vsphere"
 	"drover/datapath/cachestore"
+	"drover/datapath/ident"
 	"drover/worker"
 	"drover/worker/ca"
 	"drover/worker/config"
@@ -143,8 +146,26 @@ func (s *server) activities() ([]worker.Activities, error) {
 	if err != nil {
 		return nil, err
 	}
+	pushes, err := push.New(push.Config{
+		Secrets: c.Secrets, Agents: c.Agents.Directory, Server: c.Agents.Server,
+		Known: filepath.Join(c.State, "known-hosts.json"), Token: s.token, Logger: s.log,
+	})
+	if err != nil {
+		return nil, err
+	}
 	replicas := replication.NewControl(replication.ControlConfig{Registry: directory{s.registry}, Store: s.store, Cache: s.cache})
-	return []worker.Activities{ctl, replicas, s.vcenter, target.New(cloud, s.store), actions, notifier}, nil
+	return []worker.Activities{ctl, replicas, s.vcenter, pushes, target.New(cloud, s.store), actions, notifier}, nil
+}
+
+// token makes a token with which one machine's agent enrols, once.
+func (s *server) token(machine ident.MachineID, instance string) (string, error) {
+	peer := ident.Peer{Role: ident.RoleAgent, Name: machine.String()}
+	secret, err := s.registry.IssueToken(registry.TokenSpec{Peer: peer, Instance: instance, TTL: registry.MinTTL})
+	if err != nil {
+		return "", err
+	}
+	s.log.Info("token issued", "peer", peer.String(), "instance", instance, "life", registry.MinTTL)
+	return s.api.CA.Fingerprint() + "." + secret, nil
 }
 
 // serve runs everything until ctx ends or a part fails.

@@ -1,5 +1,6 @@
 // Package agents has the workflow that lists what machines' agents say of their guests,
-// protected or not, so that it can be asked for through Temporal like everything else.
+// protected or not, so that it can be asked for through Temporal like everything else, and
+// the one that installs agents.
 package agents
 
 import (

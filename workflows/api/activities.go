@@ -60,6 +60,8 @@ const (
 	ActDeleteMachine = "target.DeleteMachine" // TargetRef: all that carries its tags
 	ActCommitMachine = "target.CommitMachine" // TargetRef: what a machine that stays does not need
 
+	ActPush = "push.Push" // PushInput -> PushResult
+
 	ActCheckActions = "action.Check" // []LocatedAction -> []FieldError: what could not be run, without running it
 
 	ActScript  = "action.Script"  // ScriptInput -> ActionOutput

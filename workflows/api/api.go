@@ -33,6 +33,7 @@ const (
 	WorkflowListServers        = "ListServers"  // nothing -> []ServerStatus
 	WorkflowListAgents         = "ListAgents"   // ListAgentsInput -> ListAgentsResult
 	WorkflowCheckPlan          = "CheckPlan"    // Plan -> []FieldError: what would be refused
+	WorkflowPush               = "PushAgent"    // PushInput -> PushResult
 	WorkflowCheckVCenter       = "CheckVCenter" // CheckVCenterInput -> VCenterCheck
 	WorkflowResyncWindow       = "ResyncWindow"
 	WorkflowVerify             = "Verify" // VerifyInput -> stream.SignedRecord: source and replica compared
@@ -112,6 +113,7 @@ const (
 	CodeNotFound         = "DRV-2004"
 	CodeNoAgent          = "DRV-2101" // no agent enrolled or heard of
 	CodeNoServer         = "DRV-2102" // no process server or master target to take the machine
+	CodePush             = "DRV-2104" // the agent could not be installed in a guest
 	CodeServerLost       = "DRV-2103" // a process server or master target does not answer
 	CodeSessionLost      = "DRV-3001" // no session for longer than the policy allows
 	CodeReplicaDamaged   = "DRV-3002" // gap, corruption or unknown past

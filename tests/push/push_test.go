@@ -1,0 +1,323 @@
+package push
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/sdk/temporal"
+	"golang.org/x/crypto/ssh"
+
+	"drover/activities/push"
+	"drover/datapath/ident"
+	"drover/tests/ports"
+	"drover/worker/ca"
+	"drover/worker/controlserver"
+	"drover/worker/registry"
+	"drover/workflows/api"
+)
+
+var show = flag.Bool("show", false, "print what each push did (make push-demo)")
+
+const instance = "4c4c4544-0042-3010-8052-b4c04f4a4231"
+
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(envDir); dir != "" {
+		fmt.Fprintln(os.Stderr, becomeGuest(dir))
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
+// world is a guest with sshd, a configuration server, and what pushes.
+type world struct {
+	*push.Activities
+	t       *testing.T
+	dir     string
+	agents  string
+	address string
+	pid     int
+	tokens  int
+	reg     *registry.Registry
+	in      api.PushInput
+}
+
+func need(t *testing.T) {
+	t.Helper()
+	missing := ""
+	if os.Geteuid() != 0 {
+		missing = "root"
+	} else if _, err := os.Stat(sshd); err != nil {
+		missing = "sshd (openssh-server)"
+	}
+	switch {
+	case missing != "" && os.Getenv("CI") == "true":
+		t.Fatal("needs " + missing)
+	case missing != "":
+		t.Skip("needs " + missing)
+	}
+}
+
+func newWorld(t *testing.T, systemd bool) *world {
+	t.Helper()
+	need(t)
+	w := &world{t: t, dir: t.TempDir(), agents: t.TempDir()}
+	server := w.control()
+	w.build()
+	w.guest(systemd)
+	secrets := filepath.Join(w.dir, "secrets")
+	require.NoError(t, os.WriteFile(filepath.Join(secrets, "guests"), []byte("user: root\nkey: id\n"), 0o600))
+	a, err := push.New(push.Config{
+		Secrets: secrets, Agents: w.agents, Server: server, Known: filepath.Join(w.dir, "known.json"), Logger: slog.New(slog.DiscardHandler),
+		Token: w.token,
+	})
+	require.NoError(t, err)
+	w.Activities = a
+	w.in = api.PushInput{Machine: ident.NewMachineID("v", "db-1"), Name: "db-1", Instance: instance, Address: w.address, Credentials: "guests"}
+	return w
+}
+
+var fingerprint string
+
+func (w *world) token(machine ident.MachineID, hardware string) (string, error) {
+	w.tokens++
+	secret, err := w.reg.IssueToken(registry.TokenSpec{Peer: ident.Peer{Role: ident.RoleAgent, Name: machine.String()}, Instance: hardware})
+	return fingerprint + "." + secret, err
+}
+
+// control runs a configuration server's API.
+func (w *world) control() string {
+	t := w.t
+	state := t.TempDir()
+	authority, err := ca.Open(state, 24*time.Hour)
+	require.NoError(t, err)
+	fingerprint = authority.Fingerprint()
+	w.reg, err = registry.Open(state)
+	require.NoError(t, err)
+	srv, err := controlserver.New(controlserver.Config{Name: "cs-1", StateDir: state, Hosts: []string{"127.0.0.1"}, CA: authority, Registry: w.reg,
+		Logger: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+	require.NoError(t, err)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(ctx, l) }()
+	t.Cleanup(func() { stop(); require.NoError(t, <-done); require.NoError(t, w.reg.Close()) })
+	return "https://" + l.Addr().String()
+}
+
+// build makes the agent and puts its unit beside it.
+func (w *world) build() {
+	arch := strings.TrimSpace(output(w.t, "go", "env", "GOARCH"))
+	cmd := exec.CommandContext(w.t.Context(), "go", "build", "-ldflags", "-s -w -X main.version=1.0.0", "-o", filepath.Join(w.agents, "drover-agent-linux-"+arch), "drover/agent/cmd/drover-agent")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	require.NoError(w.t, err, "%s", out)
+	unit, err := os.ReadFile("../../agent/packaging/drover-agent.service")
+	require.NoError(w.t, err)
+	require.NoError(w.t, os.WriteFile(filepath.Join(w.agents, "drover-agent.service"), unit, 0o644))
+}
+
+func output(t *testing.T, name string, args ...string) string {
+	out, err := exec.CommandContext(t.Context(), name, args...).Output()
+	require.NoError(t, err)
+	return string(out)
+}
+
+func (w *world) key(file string) ssh.PublicKey {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	require.NoError(w.t, err)
+	block, err := ssh.MarshalPrivateKey(key, "")
+	require.NoError(w.t, err)
+	require.NoError(w.t, os.MkdirAll(filepath.Dir(file), 0o700))
+	require.NoError(w.t, os.WriteFile(file, pem.EncodeToMemory(block), 0o600))
+	signer, err := ssh.NewSignerFromKey(key)
+	require.NoError(w.t, err)
+	return signer.PublicKey()
+}
+
+// guest starts sshd in a root of its own.
+func (w *world) guest(systemd bool) {
+	t := w.t
+	user := w.key(filepath.Join(w.dir, "secrets", "id"))
+	w.key(filepath.Join(w.dir, "host_key"))
+	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "authorized"), ssh.MarshalAuthorizedKey(user), 0o600))
+	address, err := ports.Free()
+	require.NoError(t, err)
+	w.address = address
+	_, port, err := net.SplitHostPort(address)
+	require.NoError(t, err)
+	conf := fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey %s/host_key\nAuthorizedKeysFile %s/authorized\nPidFile none\nStrictModes no\nUsePAM no\n"+
+		"PermitRootLogin yes\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n", port, w.dir, w.dir)
+	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "sshd_config"), []byte(conf), 0o600))
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(self) //nolint:noctx // ended below
+	cmd.Env = append(os.Environ(), envDir+"="+w.dir, envInstance+"="+instance)
+	if systemd {
+		cmd.Env = append(cmd.Env, envSystemd+"=1")
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	require.NoError(t, cmd.Start())
+	w.pid = cmd.Process.Pid
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = cmd.Wait() }()
+	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
+	require.Eventually(t, func() bool {
+		select {
+		case <-ended:
+			t.Fatalf("the guest ended: %s", log.String())
+		default:
+		}
+		c, err := net.DialTimeout("tcp", w.address, time.Second)
+		if err == nil {
+			_ = c.Close()
+		}
+		return err == nil
+	}, 20*time.Second, 50*time.Millisecond)
+}
+
+// inside is a file of the guest.
+func (w *world) inside(path string) string { return fmt.Sprintf("/proc/%d/root%s", w.pid, path) }
+
+func (w *world) push() map[string]string {
+	w.t.Helper()
+	out, err := w.Push(w.t.Context(), w.in)
+	require.NoError(w.t, err)
+	steps := map[string]string{}
+	for _, s := range out.Steps {
+		if *show {
+			fmt.Printf("%-14s %s\n", s.Name, s.Result)
+		}
+		steps[s.Name] += s.Result
+	}
+	if !w.in.Remove {
+		require.Equal(w.t, "1.0.0", out.Version)
+		require.NotEmpty(w.t, out.Findings, "the agent looks at its guest")
+	}
+	return steps
+}
+
+func (w *world) banner(format string, args ...any) {
+	if *show {
+		fmt.Printf("\n== "+format+"\n", args...)
+	}
+}
+
+// TestInstallUpgradeRemove is the life of an agent in a guest: each push does what is not
+// done, and says so.
+func TestInstallUpgradeRemove(t *testing.T) {
+	w := newWorld(t, true)
+	w.banner("install")
+	steps := w.push()
+	require.Contains(t, steps["copy"], "read back and compared")
+	require.Contains(t, steps["enrol"], "for this machine alone")
+	peers, err := w.reg.Peers()
+	require.NoError(t, err)
+	require.Len(t, peers, 1, "the agent has enrolled")
+	require.Equal(t, w.in.Machine.String(), peers[0].Name)
+	info, err := os.Stat(w.inside("/usr/bin/drover-agent"))
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o755), info.Mode())
+	_, err = os.Stat("/usr/bin/drover-agent")
+	require.ErrorIs(t, err, os.ErrNotExist, "this system is not touched")
+	log := func() string {
+		b, err := os.ReadFile(w.inside("/systemctl.log"))
+		require.NoError(t, err)
+		return string(b)
+	}
+	require.Equal(t, "daemon-reload\nenable drover-agent.service\nrestart drover-agent.service\nis-active drover-agent.service\n", log())
+
+	w.banner("install again: nothing is done twice")
+	steps = w.push()
+	require.Contains(t, steps["copy"], "already")
+	require.Contains(t, steps["enrol"], "already")
+	require.Equal(t, 1, w.tokens)
+	require.Contains(t, log(), "start drover-agent.service\nis-active")
+
+	w.banner("upgrade")
+	names, err := filepath.Glob(filepath.Join(w.agents, "drover-agent-linux-*"))
+	require.NoError(t, err)
+	program, err := os.ReadFile(names[0])
+	require.NoError(t, err)
+	next := slices.Concat(program, []byte("another build"))
+	require.NoError(t, os.WriteFile(names[0], next, 0o755)) //nolint:gosec // a program
+	before := strings.Count(log(), "\nrestart ")
+	require.Contains(t, w.push()["copy"], "read back and compared")
+	there, err := os.ReadFile(w.inside("/usr/bin/drover-agent"))
+	require.NoError(t, err)
+	require.True(t, bytes.Equal(next, there))
+	require.Equal(t, before+1, strings.Count(log(), "\nrestart "), "the new program is run")
+	require.Equal(t, 1, w.tokens)
+
+	w.banner("remove, and again")
+	w.in.Remove = true
+	require.Contains(t, w.push()["remove"], "/usr/bin/drover-agent")
+	require.Empty(t, w.push()["remove"], "there is nothing left to remove")
+	_, err = os.Stat(w.inside("/usr/bin/drover-agent"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+	_, err = os.Stat(w.inside("/var/lib/drover/agent/identity"))
+	require.NoError(t, err, "the identity stays")
+}
+
+// TestWithoutSystemd: all is done but the start, and that is said.
+func TestWithoutSystemd(t *testing.T) {
+	w := newWorld(t, false)
+	require.Contains(t, w.push()["start"], "systemd does not run")
+
+	// Whom it trusts: the key that was recorded, or the one that is given.
+	w.in.HostKey = "SHA256:AAAA"
+	_, err := w.Push(t.Context(), w.in)
+	refused(t, err, "host key is not the one that is known")
+	w.in.HostKey = ""
+	b, err := os.ReadFile(filepath.Join(w.dir, "known.json"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "known.json"), bytes.Replace(b, []byte("SHA256:"), []byte("SHA256:x"), 1), 0o600))
+	_, err = w.Push(t.Context(), w.in)
+	refused(t, err, "showed SHA256:x")
+	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "known.json"), b, 0o600))
+
+	// What could not work is refused before anything is changed.
+	for name, file := range map[string]string{"no PEM": "user: root\nkey: guests\n", "both": "user: root\nkey: id\npassword: hunter2\n", "path": "user: root\nkey: ../id\n"} {
+		require.NoError(t, os.WriteFile(filepath.Join(w.dir, "secrets", "wrong"), []byte(file), 0o600))
+		in := w.in
+		in.Credentials = "wrong"
+		_, err = w.Push(t.Context(), in)
+		require.Error(t, err, name)
+		require.NotContains(t, err.Error(), "hunter2")
+	}
+	list := w.inside("/var/lib/dpkg/info/drover-agent.list")
+	require.NoError(t, os.MkdirAll(filepath.Dir(list), 0o755))
+	require.NoError(t, os.WriteFile(list, nil, 0o644))
+	_, err = w.Push(t.Context(), w.in)
+	refused(t, err, "package manager")
+	w.in.Remove = true
+	_, err = w.Push(t.Context(), w.in)
+	refused(t, err, "package manager")
+}
+
+func refused(t *testing.T, err error, text string) {
+	t.Helper()
+	require.ErrorContains(t, err, text)
+	var app *temporal.ApplicationError
+	require.ErrorAs(t, err, &app)
+	require.Equal(t, api.CodeInvalid, app.Type())
+}
