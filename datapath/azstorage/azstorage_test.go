@@ -46,7 +46,7 @@ func TestNoSecretInErrors(t *testing.T) {
 // TestPacerFollowsTheAccount: less while it is busy, at once and for as long as it says;
 // more again, slowly, up to the limits.
 func TestPacerFollowsTheAccount(t *testing.T) {
-	p := NewPacer(Limits{Bytes: 1000, Requests: 100})
+	p := NewPacer(Limits{Bytes: 1000, Requests: 100}, nil)
 	now := time.Now()
 	p.told(503, "7", now)
 	require.InDelta(t, 650, float64(p.bytes.Limit()), 1)

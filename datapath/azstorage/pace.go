@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/time/rate"
 )
 
@@ -36,6 +37,7 @@ const (
 // the account says that it is busy, none while it asks for a pause.
 type Pacer struct {
 	limits   Limits
+	slots    *Slots // of all blobs together; nil: unbounded
 	bytes    *rate.Limiter
 	requests *rate.Limiter
 
@@ -47,10 +49,18 @@ type Pacer struct {
 	sent, unanswered, busy atomic.Int64
 }
 
-// NewPacer begins at the limits.
-func NewPacer(l Limits) *Pacer {
+// Slots bound how many paced requests are under way at once, over many blobs. They are
+// given in the order of asking, and who is paced asks only when its time has come: a
+// blob that is slow takes no turn of another's.
+type Slots struct{ s *semaphore.Weighted }
+
+// NewSlots gives so many.
+func NewSlots(n int) *Slots { return &Slots{semaphore.NewWeighted(int64(n))} }
+
+// NewPacer begins at the limits. Its requests take slots, unless they are nil.
+func NewPacer(l Limits, slots *Slots) *Pacer {
 	return &Pacer{
-		limits: l, share: 1,
+		limits: l, slots: slots, share: 1,
 		bytes: rate.NewLimiter(rate.Limit(l.Bytes), burstBytes), requests: rate.NewLimiter(rate.Limit(l.Requests), burstRequests),
 	}
 }
@@ -86,6 +96,12 @@ func (pacePolicy) Do(req *policy.Request) (*http.Response, error) {
 	}
 	if err := x.pacer.wait(ctx, x.bytes); err != nil {
 		return nil, err
+	}
+	if s := x.pacer.slots; s != nil {
+		if err := s.s.Acquire(ctx, 1); err != nil {
+			return nil, err
+		}
+		defer s.s.Release(1) // with the answer's beginning
 	}
 	x.pacer.sent.Add(1)
 	resp, err := req.Next()

@@ -35,7 +35,7 @@ type pages struct {
 }
 
 func (s *Store) pages(name string) *pages {
-	return &pages{name: name, c: s.c.NewPageBlobClient(name), pacer: azstorage.NewPacer(s.limits)}
+	return &pages{name: name, c: s.c.NewPageBlobClient(name), pacer: azstorage.NewPacer(s.limits, s.slots)}
 }
 
 // at gives the snapshot of the blob.

@@ -46,14 +46,21 @@ type Config struct {
 	Limits azstorage.Limits
 	// Parallel is how many writes to one machine's disks are under way; zero: 8.
 	Parallel int
+	// InFlight is how many requests for pages are under way for all machines together; zero:
+	// 64. It is more than Parallel, so that one machine whose requests hang leaves room.
+	InFlight int
 }
 
-const defaultParallel = 8
+const (
+	defaultParallel = 8
+	defaultInFlight = 64
+)
 
 // Store is a container of replicas. It is safe for concurrent use.
 type Store struct {
 	c        *azstorage.Container
 	limits   azstorage.Limits
+	slots    *azstorage.Slots
 	parallel int
 	now      func() time.Time
 	// failpoint is called at each durable step; tests set it to break off there.
@@ -75,6 +82,14 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if s.parallel == 0 {
 		s.parallel = defaultParallel
 	}
+	inFlight := c.InFlight
+	if inFlight == 0 {
+		inFlight = max(defaultInFlight, 2*s.parallel)
+	}
+	if inFlight <= s.parallel {
+		return nil, fmt.Errorf("open replica store: %d requests in flight for all machines, %d for one: want more for all", inFlight, s.parallel)
+	}
+	s.slots = azstorage.NewSlots(inFlight)
 	if _, err := box.GetProperties(ctx, nil); err != nil {
 		return nil, fmt.Errorf("open replica store %s: %w", box.Name(), azstorage.Clean(err))
 	}
