@@ -68,7 +68,10 @@ func (r *run) compile(ctx workflow.Context) error {
 		slices.Reverse(p.Groups)
 	}
 	r.groups = len(p.Groups)
-	members := map[string]api.VaultMember{}
+	members, err := r.find(ctx, p)
+	if err != nil {
+		return err
+	}
 	for _, phase := range phases(r.in.Kind) {
 		if err := r.phase(ctx, p, phase, members); err != nil {
 			return err
@@ -78,6 +81,50 @@ func (r *run) compile(ctx workflow.Context) error {
 		return fault.Wrap(codeOf(err), err, "plan %s: %s", p.Name, fault.Message(err))
 	}
 	return r.checkPoints(p)
+}
+
+// maxFinds run at once: one after the other, those of a large plan would cost RTO.
+const maxFinds = 32
+
+// find looks the plan's machines up. The first that is not there, in the plan's order, is told.
+func (r *run) find(ctx workflow.Context, p api.Plan) (map[string]api.VaultMember, error) {
+	members := map[string]api.VaultMember{}
+	if workflow.GetVersion(ctx, "find-together", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+		return members, nil // they are found one by one
+	}
+	turns, wg := workflow.NewSemaphore(ctx, maxFinds), workflow.NewWaitGroup(ctx)
+	var errs []error
+	for _, g := range p.Groups {
+		for _, m := range g.Machines {
+			i := len(errs)
+			errs = append(errs, nil)
+			wg.Add(1)
+			workflow.Go(ctx, func(ctx workflow.Context) {
+				defer wg.Done()
+				if errs[i] = turns.Acquire(ctx, 1); errs[i] != nil {
+					return
+				}
+				defer turns.Release(1)
+				member, err := call.FindMachine(ctx, m.Name)
+				if err != nil {
+					errs[i] = notFound(err, m.Name, g.Name)
+					return
+				}
+				members[m.Name] = member
+			})
+		}
+	}
+	wg.Wait(ctx)
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return members, nil
+}
+
+func notFound(err error, machine, group string) error {
+	return fault.Wrap(codeOf(err), err, "machine %s of group %s: %s", machine, group, fault.Message(err))
 }
 
 // checkPoints refuses points of machines that are not in the plan, and a custom choice
@@ -115,7 +162,7 @@ func (r *run) phase(ctx workflow.Context, p api.Plan, kind api.PlanKind, members
 			if !known {
 				var err error
 				if member, err = call.FindMachine(ctx, m.Name); err != nil {
-					return fault.Wrap(codeOf(err), err, "machine %s of group %s: %s", m.Name, g.Name, fault.Message(err))
+					return notFound(err, m.Name, g.Name)
 				}
 				members[m.Name] = member
 			}

@@ -156,9 +156,9 @@ func (*run) by(who string) string {
 // show puts the run into the UI: a table in Markdown.
 func (r *run) show(ctx workflow.Context) {
 	var text strings.Builder
-	_, _ = fmt.Fprintf(&text, "### %s, %s: %s %s\n\n| step | state | |\n|---|---|---|\n", r.in.Plan, r.in.Kind, r.status.State, r.status.Message)
+	text.WriteString("### " + r.in.Plan + ", " + string(r.in.Kind) + ": " + r.status.State + " " + r.status.Message + "\n\n| step | state | |\n|---|---|---|\n")
 	for _, s := range r.status.Steps {
-		_, _ = fmt.Fprintf(&text, "| %s | %s | %s |\n", s.ID, s.State, firstLine(s.Message))
+		text.WriteString("| " + s.ID + " | " + string(s.State) + " | " + firstLine(s.Message) + " |\n")
 	}
 	workflow.SetCurrentDetails(ctx, text.String())
 }
