@@ -83,7 +83,11 @@ func TestIdleSession(t *testing.T) {
 			options := object.NewOptionManager(w.sim.Client().Client, *w.sim.Client().ServiceContent.Setting)
 			require.NoError(t, options.Update(t.Context(), []types.BaseOptionValue{&types.OptionValue{Key: "config.vmacore.soap.sessionTimeout", Value: "1s"}}))
 			_, ref := w.vm(t, "db-1")
-			time.Sleep(2500 * time.Millisecond)
+			if every == time.Hour {
+				require.Eventually(t, func() bool { n, err := w.sim.Sessions(t.Context()); return err == nil && n == 0 }, 20*time.Second, 50*time.Millisecond)
+			} else {
+				time.Sleep(3 * time.Second)
+			}
 			_, err := w.VerifyVMReady(t.Context(), ref)
 			require.NoError(t, err)
 			want := 1

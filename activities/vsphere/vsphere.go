@@ -40,6 +40,8 @@ type Config struct {
 	// KeepAlive is how often an idle session shows a sign of life; 0: 5 minutes, where
 	// vCenter ends it after 30.
 	KeepAlive time.Duration
+	// Gather is how long a watch gathers changes after it told of some; 0: a second.
+	Gather time.Duration
 }
 
 // Activities on vCenter. Close ends their sessions.
@@ -55,6 +57,9 @@ func New(c Config) (*Activities, error) {
 	}
 	if c.KeepAlive == 0 {
 		c.KeepAlive = keepAlive
+	}
+	if c.Gather == 0 {
+		c.Gather = watchPause
 	}
 	return &Activities{config: c, sessions: sessions{by: map[string]*place{}}}, nil
 }

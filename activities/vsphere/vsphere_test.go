@@ -45,7 +45,7 @@ func newWorldOf(t *testing.T, vms ...vsim.VMSpec) *world {
 	require.NoError(t, os.WriteFile(filepath.Join(secrets, "wrong"), []byte("user: drover\npassword: hunter2\n"), 0o600))
 	w.secrets = secrets
 	w.vcenter = api.VCenter{Name: "vc-1", URL: sim.Info().URL, Thumbprint: sim.Info().Thumbprint, Credentials: "vc"}
-	w.Activities, err = New(Config{Secrets: secrets, Logger: slog.New(slog.DiscardHandler),
+	w.Activities, err = New(Config{Secrets: secrets, Gather: 20 * time.Millisecond, Logger: slog.New(slog.DiscardHandler),
 		Tell:   func(context.Context, string, api.WatchReport) error { return nil },
 		Lookup: func(context.Context, string) (api.VCenter, error) { return w.vcenter, nil }})
 	require.NoError(t, err)

@@ -48,6 +48,7 @@ type watcher struct {
 	gone      map[types.ManagedObjectReference]bool
 	events    eventTail
 	full      bool // the next report is of all
+	gather    time.Duration
 	tell      func(context.Context, api.WatchReport) error
 }
 
@@ -63,8 +64,8 @@ func (a *Activities) Watch(ctx context.Context, in api.WatchInput) error {
 			s: s, vcenter: in.VCenter.Name, url: in.VCenter.URL, uuid: s.client.ServiceContent.About.InstanceUuid, full: true,
 			names: names{}, raw: map[types.ManagedObjectReference]*mo.VirtualMachine{}, known: map[types.ManagedObjectReference]api.VM{},
 			changed: map[types.ManagedObjectReference]bool{}, gone: map[types.ManagedObjectReference]bool{},
-			events: eventTail{after: in.After},
-			tell:   func(ctx context.Context, r api.WatchReport) error { return a.config.Tell(ctx, in.VCenter.Name, r) },
+			events: eventTail{after: in.After}, gather: a.config.Gather,
+			tell: func(ctx context.Context, r api.WatchReport) error { return a.config.Tell(ctx, in.VCenter.Name, r) },
 		}
 		return w.run(ctx, until)
 	})
@@ -227,7 +228,7 @@ func (w *watcher) report(ctx context.Context) error {
 	w.settled()
 	select {
 	case <-ctx.Done():
-	case <-time.After(watchPause):
+	case <-time.After(w.gather):
 	}
 	return nil
 }

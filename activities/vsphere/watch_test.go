@@ -237,7 +237,7 @@ func TestWatchEnds(t *testing.T) {
 	requireCode(t, w.Watch(t.Context(), api.WatchInput{VCenter: w.vcenter, For: api.Duration(2 * watchMost)}), api.CodeInvalid)
 }
 
-var many = flag.Int("vms", 120, "VMs of TestWatchOfMany; make test-vsphere takes 300")
+var many = flag.Int("vms", 110, "VMs of TestWatchOfMany; make test-vsphere takes 300")
 
 // TestWatchOfMany: many VMs come in several answers and are told at once; then each change
 // is one VM.

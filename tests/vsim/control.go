@@ -49,14 +49,28 @@ func (s *Sim) Logins(valid func(user, password string) bool) {
 
 // EndSessions ends all sessions but the administrator's, and says how many there were.
 func (s *Sim) EndSessions(ctx context.Context) (int, error) {
+	keys, err := s.sessions(ctx)
+	if err != nil || len(keys) == 0 {
+		return 0, err
+	}
+	return len(keys), s.client.SessionManager.TerminateSession(ctx, keys)
+}
+
+// Sessions says how many there are beside the administrator's.
+func (s *Sim) Sessions(ctx context.Context) (int, error) {
+	keys, err := s.sessions(ctx)
+	return len(keys), err
+}
+
+func (s *Sim) sessions(ctx context.Context) ([]string, error) {
 	var m mo.SessionManager
 	ref := *s.client.ServiceContent.SessionManager
 	if err := s.client.RetrieveOne(ctx, ref, []string{"sessionList"}, &m); err != nil {
-		return 0, err
+		return nil, err
 	}
 	mine, err := s.client.SessionManager.UserSession(ctx)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	var keys []string
 	for _, other := range m.SessionList {
@@ -64,10 +78,7 @@ func (s *Sim) EndSessions(ctx context.Context) (int, error) {
 			keys = append(keys, other.Key)
 		}
 	}
-	if len(keys) == 0 {
-		return 0, nil
-	}
-	return len(keys), s.client.SessionManager.TerminateSession(ctx, keys)
+	return keys, nil
 }
 
 // About is an event about a VM, with what the simulator's texts of events name.

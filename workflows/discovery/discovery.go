@@ -24,6 +24,7 @@ type discovery struct {
 	api.DiscoveryStatus
 	passes  int                        // in this run
 	asked   int                        // refreshes that wait for a pass
+	wanted  int                        // passes, until those who wait have theirs
 	passing bool                       // one is under way
 	watches bool                       // this run watches
 	busy    int                        // reports being taken
@@ -83,6 +84,7 @@ func (d *discovery) refresh(ctx workflow.Context) (api.DiscoveryStatus, error) {
 	if d.passing {
 		want++
 	}
+	d.wanted = max(d.wanted, want)
 	err := workflow.Await(ctx, func() bool { return d.passes >= want })
 	return d.DiscoveryStatus, err
 }

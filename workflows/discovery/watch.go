@@ -35,7 +35,7 @@ func (d *discovery) watch(ctx workflow.Context) error {
 		}
 	})
 	workflow.Go(ctx, func(ctx workflow.Context) {
-		for workflow.Await(ctx, func() bool { return d.asked > 0 }) == nil {
+		for workflow.Await(ctx, func() bool { return d.passes < d.wanted }) == nil {
 			d.pass(ctx)
 		}
 	})

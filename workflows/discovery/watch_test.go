@@ -113,7 +113,10 @@ func TestWatchedChanges(t *testing.T) {
 			require.Equal(t, 1, s.Passes)
 		}})
 	})
-	w.at(7*time.Minute, w.CancelWorkflow)
+	w.at(7*time.Minute, func() {
+		require.Equal(t, 1, w.status().Passes, "one pass is enough for one who asks")
+		w.CancelWorkflow()
+	})
 	w.run()
 }
 
