@@ -125,6 +125,13 @@ histories: setup build ## record the histories that the replay tests replay, fro
 errors: ## write docs/errors.md from the catalogue of errors in the code
 	go generate ./tests/errdoc
 
+N  ?= 1000
+DB ?= sqlite
+
+.PHONY: scale
+scale: ## N (1000) machines on the embedded Temporal server, on DB=sqlite or postgres, with two workers of which one is killed: a table
+	cd standalone && go test -count=1 -timeout 2h -v -run TestScale ./scale -n $(N) -db $(DB) -updates 50 -kill
+
 YEARS ?= 10
 
 .PHONY: years

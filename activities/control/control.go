@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"go.temporal.io/sdk/client"
+	"golang.org/x/sync/semaphore"
 
 	"drover/datapath/ident"
 	"drover/workflows/api"
@@ -15,6 +16,7 @@ import (
 const (
 	heartbeatEvery = 5 * time.Second  // the heartbeat timeout on the control queue is 20 s
 	agentPoll      = time.Second      // how often the registry is asked for an agent
+	vaultAtOnce    = 4                // updates of the vault; two configuration servers stay below Temporal's ten
 	askMachine     = 15 * time.Second // one query of a machine's entity
 )
 
@@ -31,11 +33,12 @@ type Control struct {
 	Config
 	heartbeatEvery, agentPoll time.Duration
 	now                       func() time.Time
+	vaultTurns                *semaphore.Weighted
 }
 
 // New makes the activities.
 func New(c Config) *Control {
-	return &Control{Config: c, heartbeatEvery: heartbeatEvery, agentPoll: agentPoll, now: time.Now}
+	return &Control{Config: c, heartbeatEvery: heartbeatEvery, agentPoll: agentPoll, now: time.Now, vaultTurns: semaphore.NewWeighted(vaultAtOnce)}
 }
 
 // Activities gives the functions by their activity type.

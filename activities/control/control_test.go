@@ -123,6 +123,7 @@ func (h handle) Get(ctx context.Context, into any) error {
 
 func TestVaultJoinStartsTheVault(t *testing.T) {
 	m := &mocks.Client{}
+	m.On("UpdateWorkflow", mock.Anything, mock.Anything).Return(nil, serviceerror.NewNotFound("no vault"))
 	m.On("NewWithStartWorkflowOperation", mock.MatchedBy(func(o client.StartWorkflowOptions) bool {
 		return o.ID == api.VaultID && o.TaskQueue == api.ControlQueue
 	}), api.WorkflowVault, api.VaultInput{}).Return(nil)

@@ -98,20 +98,32 @@ func (c *Control) VaultLeave(ctx context.Context, machine ident.MachineID) error
 	return c.updateVault(ctx, api.VaultLeave, machine)
 }
 
-// updateVault runs an update of the vault. The update's id is that of the
-// activity, so that a second try takes up the first one's answer.
+// updateVault runs an update of the vault, starting the vault when it is absent. The
+// update's id is that of the activity, so that a second try takes up the first one's
+// answer. Updates take turns: Temporal lets a workflow have ten under way, and refuses
+// the others with ever longer pauses, so that a thousand machines at once would hardly
+// move.
 func (c *Control) updateVault(ctx context.Context, name string, arg any) error {
+	if err := c.vaultTurns.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer c.vaultTurns.Release(1)
 	info := activity.GetInfo(ctx)
-	handle, err := c.Client.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{
-		StartWorkflowOperation: c.Client.NewWithStartWorkflowOperation(VaultStart(), api.WorkflowVault, api.VaultInput{}),
-		UpdateOptions: client.UpdateWorkflowOptions{
-			UpdateID:     fmt.Sprintf("%s-%s-%s", name, info.WorkflowExecution.RunID, info.ActivityID),
-			WorkflowID:   api.VaultID,
-			UpdateName:   name,
-			Args:         []any{arg},
-			WaitForStage: client.WorkflowUpdateStageCompleted,
-		},
-	})
+	options := client.UpdateWorkflowOptions{
+		UpdateID:     fmt.Sprintf("%s-%s-%s", name, info.WorkflowExecution.RunID, info.ActivityID),
+		WorkflowID:   api.VaultID,
+		UpdateName:   name,
+		Args:         []any{arg},
+		WaitForStage: client.WorkflowUpdateStageCompleted,
+	}
+	handle, err := c.Client.UpdateWorkflow(ctx, options)
+	var absent *serviceerror.NotFound
+	if errors.As(err, &absent) {
+		handle, err = c.Client.UpdateWithStartWorkflow(ctx, client.UpdateWithStartWorkflowOptions{
+			StartWorkflowOperation: c.Client.NewWithStartWorkflowOperation(VaultStart(), api.WorkflowVault, api.VaultInput{}),
+			UpdateOptions:          options,
+		})
+	}
 	if err == nil {
 		err = handle.Get(ctx, nil)
 	}

@@ -34,20 +34,15 @@ func serverConfig(opts Options) (*config.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start Temporal: port %q: %w", portText, err)
 	}
-	sql, err := sqliteFile(databaseFile(opts.Dir))
-	if err != nil {
+	cfg := &config.Config{}
+	if cfg.Persistence, err = persistence(opts); err != nil {
 		return nil, err
 	}
-	cfg := &config.Config{}
 	cfg.Global.Membership = config.Membership{MaxJoinDuration: 30 * time.Second, BroadcastAddress: host}
 	if opts.Metrics != "" {
 		cfg.Global.Metrics = &metrics.Config{Prometheus: &metrics.PrometheusConfig{
 			Framework: metrics.FrameworkOpentelemetry, ListenAddress: opts.Metrics, HandlerPath: "/metrics",
 		}}
-	}
-	cfg.Persistence = config.Persistence{
-		DefaultStore: sqliteplugin.PluginName, VisibilityStore: sqliteplugin.PluginName, NumHistoryShards: 1,
-		DataStores: map[string]config.DataStore{sqliteplugin.PluginName: {SQL: sql}},
 	}
 	cfg.ClusterMetadata = &cluster.Config{
 		FailoverVersionIncrement: 10, MasterClusterName: "active", CurrentClusterName: "active",
@@ -67,6 +62,23 @@ func serverConfig(opts Options) (*config.Config, error) {
 	cfg.PublicClient = config.PublicClient{HostPort: opts.Listen}
 	cfg.Services, err = services(host, port)
 	return cfg, err
+}
+
+// persistence gives where the server keeps its data, ready to be used.
+func persistence(opts Options) (config.Persistence, error) {
+	if opts.Postgres == nil {
+		sql, err := sqliteFile(databaseFile(opts.Dir))
+		return config.Persistence{
+			DefaultStore: sqliteplugin.PluginName, VisibilityStore: sqliteplugin.PluginName, NumHistoryShards: 1,
+			DataStores: map[string]config.DataStore{sqliteplugin.PluginName: {SQL: sql}},
+		}, err
+	}
+	const workflows, visibility = "workflows", "visibility"
+	w, v, err := opts.Postgres.databases(slogAdapter{opts.Logger})
+	return config.Persistence{
+		DefaultStore: workflows, VisibilityStore: visibility, NumHistoryShards: postgresShards,
+		DataStores: map[string]config.DataStore{workflows: {SQL: w}, visibility: {SQL: v}},
+	}, err
 }
 
 // services gives the frontend its address and the others free ports on loopback.

@@ -1,5 +1,5 @@
 // Package temporalserver runs a Temporal server and its web UI inside this
-// process, on an SQLite file. It is the only place that touches the server's
+// process, on an SQLite file or on PostgreSQL. It is the only place that touches the server's
 // internal packages, which make no promise of stability.
 package temporalserver
 
@@ -30,6 +30,8 @@ import (
 type Options struct {
 	// Dir holds the database; it is made when absent.
 	Dir string
+	// Postgres is used instead of an SQLite file in Dir; nil: it is not.
+	Postgres *Postgres
 	// Listen is the address of the gRPC frontend, e.g. 127.0.0.1:7233. The UI has no
 	// log-in of its own and the server takes no certificates here, so both should
 	// stay on loopback.

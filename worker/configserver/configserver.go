@@ -47,6 +47,10 @@ const adminLook = time.Second
 // not sent, the next one does not know.
 const heartbeatEvery = 2 * time.Second
 
+// maxActivities bounds the activities at once. Most only wait, for an agent to call or a
+// machine's action to end: each of a namespace's machines may have two.
+const maxActivities = 5000
+
 // server is a configuration server being put together.
 type server struct {
 	config   *config.ConfigServer
@@ -106,7 +110,7 @@ func (s *server) connect(metrics prometheus.Registerer) (err error) {
 		Address: c.Temporal.Address, Namespace: c.Temporal.Namespace,
 		Queue: api.ControlQueue, Identity: c.Name, Logger: s.log, Metrics: metrics,
 		Prepare: s.registerSearchAttributes, Started: startVault,
-		Worker: sdkworker.Options{MaxHeartbeatThrottleInterval: heartbeatEvery, Interceptors: []interceptor.WorkerInterceptor{
+		Worker: sdkworker.Options{MaxConcurrentActivityExecutionSize: maxActivities, MaxHeartbeatThrottleInterval: heartbeatEvery, Interceptors: []interceptor.WorkerInterceptor{
 			service.Beating(api.ActMachineAction, api.ActAwaitAgent, api.ActCheckNetwork, api.ActCreateMachine,
 				api.ActStartMachine, api.ActCheckMachine, api.ActStopMachine, api.ActDeleteMachine, api.ActCommitMachine),
 		}},

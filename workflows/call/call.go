@@ -44,6 +44,7 @@ const (
 	vcenterBackOff  = time.Minute
 	inventoryLimit  = 10 * time.Minute
 
+	vaultTurn  = 5 * time.Minute // with the wait for one's turn
 	resyncLook = 3 * time.Minute // every marked machine is asked
 
 	targetTimeout  = 15 * time.Minute

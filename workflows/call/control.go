@@ -29,12 +29,19 @@ func VaultStatus(ctx workflow.Context) (api.VaultStatus, error) {
 
 // VaultJoin enters a machine in the vault.
 func VaultJoin(ctx workflow.Context, m api.VaultMember) error {
-	return do(ctx, api.ActVaultJoin, control(), m)
+	return do(ctx, api.ActVaultJoin, vault(), m)
 }
 
 // VaultLeave takes a machine out of the vault.
 func VaultLeave(ctx workflow.Context, machine ident.MachineID) error {
-	return do(ctx, api.ActVaultLeave, control(), machine)
+	return do(ctx, api.ActVaultLeave, vault(), machine)
+}
+
+// vault: an update of the vault, which all machines may want at the same time.
+func vault() workflow.ActivityOptions {
+	o := control()
+	o.StartToCloseTimeout = vaultTurn
+	return o
 }
 
 // MachineAction runs an action of a machine's entity and waits for its end. Only

@@ -44,7 +44,8 @@ func temporalCommand(logger *slog.Logger) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "temporal",
 		Short: "Run the embedded Temporal server and its web UI alone",
-		Long: "Run the embedded Temporal server and its web UI alone, on an SQLite file.\n" +
+		Long: "Run the embedded Temporal server and its web UI alone, on an SQLite file, or on a\n" +
+			"PostgreSQL server whose databases it makes and upgrades.\n" +
 			"Both listen without log-in: keep them on loopback.",
 		Example: "  drover-standalone temporal --dir /var/lib/drover/temporal",
 		Args:    cobra.NoArgs,
@@ -65,6 +66,16 @@ func temporalCommand(logger *slog.Logger) *cobra.Command {
 func addressFlags(cmd *cobra.Command, opts *temporalserver.Options) {
 	cmd.Flags().StringVar(&opts.Listen, "listen", "127.0.0.1:7233", "address of the Temporal frontend")
 	cmd.Flags().StringVar(&opts.UI, "ui", "127.0.0.1:8233", "address of the web UI; empty runs none")
+	p := &temporalserver.Postgres{}
+	cmd.Flags().StringVar(&p.Address, "postgres", "", "host:port of a PostgreSQL server for Temporal's databases; empty uses an SQLite file")
+	cmd.Flags().StringVar(&p.User, "postgres-user", "temporal", "its user, who may make databases")
+	cmd.Flags().StringVar(&p.PasswordFile, "postgres-password-file", "", "file with the user's password")
+	cmd.Flags().StringVar(&p.Database, "postgres-database", "temporal", "database of the workflows; that of their index is NAME_visibility")
+	cmd.PreRun = func(*cobra.Command, []string) {
+		if p.Address != "" {
+			opts.Postgres = p
+		}
+	}
 	cmd.Flags().StringVar(&opts.Metrics, "temporal-metrics", "", "address of Temporal's own /metrics for Prometheus; empty serves none")
 }
 

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/workflowservice/v1"
+	"go.temporal.io/sdk/client"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"drover/datapath/replica"
+	"drover/workflows/api"
+)
+
+// TestResyncWindowIsASchedule: from a policy to Temporal's own idea of when its window
+// opens, in the nights in which the clock is set forward and back, too.
+func TestResyncWindowIsASchedule(t *testing.T) {
+	s := newSite(t)
+	p := s.start(t)
+	p.healthy(t, s)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	c, err := client.DialContext(ctx, client.Options{HostPort: s.temporal, Namespace: "drover", Logger: slog.New(slog.DiscardHandler)})
+	require.NoError(t, err)
+	defer c.Close()
+	policy := api.Policy{Name: "gold", CutInterval: api.Duration(30 * time.Second), Retention: replica.DefaultRetention()}
+	apply := func(automatic bool, start string) {
+		policy.Resync = api.ResyncPolicy{Automatic: automatic, Window: api.Window{TimeZone: "Europe/Berlin", Start: start, End: "05:00"}}
+		h, err := c.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{WorkflowID: api.VaultID, UpdateName: api.VaultApplyPolicy,
+			Args: []any{api.ApplyPolicy{Policy: policy}}, WaitForStage: client.WorkflowUpdateStageCompleted})
+		require.NoError(t, err)
+		require.NoError(t, h.Get(ctx, nil))
+	}
+	opens := func(from, to string) []string {
+		a, err := time.Parse(time.RFC3339, from)
+		require.NoError(t, err)
+		b, err := time.Parse(time.RFC3339, to)
+		require.NoError(t, err)
+		r, err := c.WorkflowService().ListScheduleMatchingTimes(ctx, &workflowservice.ListScheduleMatchingTimesRequest{
+			Namespace: "drover", ScheduleId: "resync-gold", StartTime: timestamppb.New(a), EndTime: timestamppb.New(b)})
+		if err != nil {
+			return nil
+		}
+		out := []string{}
+		for _, at := range r.GetStartTime() {
+			out = append(out, at.AsTime().Truncate(10*time.Minute).Format("15:04")) // without the jitter
+		}
+		return out
+	}
+	has := func(from, to string, want ...string) {
+		t.Helper()
+		var last []string
+		require.Eventually(t, func() bool {
+			last = opens(from, to)
+			return len(last) == len(want)
+		}, patience, 200*time.Millisecond, "%s: %v, want %v", from, last, want)
+		require.Equal(t, want, last)
+	}
+	apply(true, "02:30")
+	has("2026-01-10T12:00:00Z", "2026-01-11T12:00:00Z", "01:30", "02:30", "03:30")
+	// There is no 02:30: the window opens with 03:30, an hour later by the clock.
+	has("2026-03-28T12:00:00Z", "2026-03-29T12:00:00Z", "01:30", "02:30")
+	// There are two.
+	has("2026-10-24T12:00:00Z", "2026-10-25T12:00:00Z", "00:30", "01:30", "02:30", "03:30")
+	apply(true, "04:00")
+	has("2026-01-10T12:00:00Z", "2026-01-11T12:00:00Z", "03:00")
+
+	// By hand, outside the window: there is nothing to do, and it says so.
+	require.NoError(t, c.ScheduleClient().GetHandle(ctx, "resync-gold").Trigger(ctx, client.ScheduleTriggerOptions{}))
+	run, err := c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{TaskQueue: api.ControlQueue}, api.WorkflowResyncWindow, api.ResyncWindowInput{Policy: "gold", Now: true})
+	require.NoError(t, err)
+	var result api.ResyncWindowResult
+	require.NoError(t, run.Get(ctx, &result))
+	require.Equal(t, "policy gold: 0 resynchronised, 0 failed, 0 paused", result.Message)
+
+	apply(false, "04:00")
+	require.Eventually(t, func() bool { return opens("2026-01-10T12:00:00Z", "2026-01-11T12:00:00Z") == nil }, patience, 200*time.Millisecond)
+	require.NoError(t, p.process.Signal(syscall.SIGTERM))
+	require.NoError(t, p.end(t, stopLimit), p.out.String())
+}
