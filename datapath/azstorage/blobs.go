@@ -49,6 +49,13 @@ func (c *Container) Make(ctx context.Context) error {
 	return nil
 }
 
+// Check finds out whether the container is there and may be read, by looking for one blob:
+// a SAS may not ask for a container's properties.
+func (c *Container) Check(ctx context.Context) error {
+	_, err := c.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{MaxResults: to.Ptr[int32](1)}).NextPage(ctx)
+	return Clean(err)
+}
+
 // Get reads a small blob whole; one larger than limit is an error.
 func (c *Container) Get(ctx context.Context, name string, limit int64) ([]byte, Tag, error) {
 	b, tag, err := c.get(ctx, name, limit, nil)

@@ -25,7 +25,9 @@ const (
 	Subscription = "99999999-8888-7777-6666-555555555555"
 	ClientID     = "drover"
 	Secret       = "not-a-secret" //nolint:gosec // of a server that tests start
-	Location     = "westeurope"
+	// Assertion is the content of a federated token file that the client is known by, too.
+	Assertion = "not-a-secret.either" //nolint:gosec // of a server that tests start
+	Location  = "westeurope"
 
 	token   = "token-of-the-test"
 	maxBody = 8 << 20
@@ -145,7 +147,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, body []byte, f *F
 	}
 }
 
-// token is Entra's: discovery and the client's secret.
+// token is Entra's: discovery, and the client's secret or federated token.
 func (s *Server) token(w http.ResponseWriter, r *http.Request, body []byte) {
 	if strings.HasSuffix(r.URL.Path, "/openid-configuration") {
 		base := s.URL + "/" + Tenant
@@ -154,7 +156,8 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request, body []byte) {
 		}, nil)
 		return
 	}
-	if !strings.Contains(string(body), "client_secret="+Secret) || !strings.Contains(string(body), "client_id="+ClientID) {
+	known := strings.Contains(string(body), "client_secret="+Secret) || strings.Contains(string(body), "client_assertion="+Assertion)
+	if !known || !strings.Contains(string(body), "client_id="+ClientID) {
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(http.StatusUnauthorized)
 		_, _ = w.Write([]byte(`{"error":"invalid_client","error_description":"AADSTS7000215: Invalid client secret provided."}`))

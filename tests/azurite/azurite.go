@@ -147,3 +147,6 @@ func (s *Server) end(sig syscall.Signal) error {
 	}
 	return nil
 }
+
+// Key is the emulators' public one, for tests that sign with it.
+const Key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==" //nolint:gosec // printed in their manual

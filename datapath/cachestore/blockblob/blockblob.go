@@ -73,8 +73,8 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the cache: %w", err)
 	}
-	if _, err := box.GetProperties(ctx, nil); err != nil {
-		return nil, fmt.Errorf("open the cache %s: %w", box.Name(), azstorage.Clean(err))
+	if err := box.Check(ctx); err != nil {
+		return nil, fmt.Errorf("open the cache %s: %w", box.Name(), err)
 	}
 	return &Store{c: box, keep: c.Keep, now: time.Now}, nil
 }

@@ -90,8 +90,8 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 		return nil, fmt.Errorf("open replica store: %d requests in flight for all machines, %d for one: want more for all", inFlight, s.parallel)
 	}
 	s.slots = azstorage.NewSlots(inFlight)
-	if _, err := box.GetProperties(ctx, nil); err != nil {
-		return nil, fmt.Errorf("open replica store %s: %w", box.Name(), azstorage.Clean(err))
+	if err := box.Check(ctx); err != nil {
+		return nil, fmt.Errorf("open replica store %s: %w", box.Name(), err)
 	}
 	return s, nil
 }
