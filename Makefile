@@ -53,8 +53,8 @@ windows: ## the agent for Windows as build/bin/windows/drover-agent.exe; see doc
 	GOOS=windows GOARCH=amd64 CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o $(BIN)/windows/ ./agent/cmd/drover-agent
 
 .PHONY: demo
-demo: setup build ## the whole life of a three-machine application on real disks; KEEP=1 leaves it up
-	$(BIN)/drover-demo --dir build/demo --bin $(BIN) $(if $(KEEP),--keep)
+demo: setup $(if $(CLOUD),setup-test) build ## the whole life of a three-machine application on real disks; KEEP=1 leaves it up, CLOUD=azurite keeps replicas in emulated page blobs
+	$(BIN)/drover-demo --dir build/demo --bin $(BIN) $(if $(KEEP),--keep) $(if $(CLOUD),--cloud $(CLOUD))
 
 .PHONY: test
 test: setup-test build windows lint unit model kill-matrix groups-short pg-points fuzz e2e ## every test

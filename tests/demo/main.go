@@ -13,6 +13,7 @@ import (
 	"syscall"
 	"time"
 
+	"drover/tests/azurite"
 	"drover/tests/lab"
 	"drover/tests/replay"
 )
@@ -24,6 +25,7 @@ func main() {
 	flag.BoolVar(&o.keep, "keep", false, "leave everything running at the end, until Ctrl-C")
 	flag.StringVar(&o.content, "content", "", "directory that fills the disks (default: the Go tool chain)")
 	flag.StringVar(&o.histories, "histories", "", "directory for the workflows' histories (for the replay tests)")
+	flag.StringVar(&o.cloud, "cloud", "", "azurite: replicas in page blobs and change sets in block blobs of an emulated storage account")
 	flag.DurationVar(&o.limit, "limit", 15*time.Minute, "give up after")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
@@ -38,8 +40,33 @@ func main() {
 type options struct {
 	dir, bin, content string
 	histories         string
+	cloud             string
 	keep              bool
 	limit             time.Duration
+}
+
+// startCloud starts what the replicas are kept in, and gives its endpoint; nothing for
+// directories.
+func startCloud(ctx context.Context, cloud, dir string) (endpoint string, stop func(), err error) {
+	switch cloud {
+	case "", "local":
+		return "", func() {}, nil
+	case "azurite":
+		at := filepath.Join(dir, "azurite")
+		if err := os.Mkdir(at, 0o700); err != nil {
+			return "", nil, err
+		}
+		s, err := azurite.Start(ctx, at)
+		if err != nil {
+			return "", nil, err
+		}
+		return s.Endpoint(), func() {
+			if err := s.Stop(); err != nil {
+				fmt.Fprintln(os.Stderr, "demo:", err)
+			}
+		}, nil
+	}
+	return "", nil, fmt.Errorf("cloud %q: want local or azurite", cloud)
 }
 
 // marker is a file that says that a directory is ours to empty.
@@ -79,7 +106,12 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	world, err := lab.New(lab.Options{Dir: dir, Bin: bin, VMs: machines(o.content)})
+	account, stop, err := startCloud(ctx, o.cloud, dir)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	world, err := lab.New(lab.Options{Dir: dir, Bin: bin, VMs: machines(o.content), Azure: account})
 	if err != nil {
 		return err
 	}

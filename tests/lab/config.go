@@ -1,10 +1,13 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"strings"
+
+	"drover/datapath/azstorage"
 )
 
 // writeConfigs writes the configuration files that an operator would write.
@@ -17,12 +20,10 @@ state: ../config-server
 listen: %q
 advertise: [127.0.0.1]
 metrics: %q
-%sstore: {file: ../seed}
-cache: {directory: ../cache}
-target: {local: {directory: ../target}}
+%s%starget: {local: {directory: ../target}}
 scripts: ../scripts
 secrets: ../secrets
-`, a["config-server"], a["config-server-metrics"], temporal)),
+`, a["config-server"], a["config-server-metrics"], temporal, l.storage("seed", "cache"))),
 		l.write("etc/process-server.yaml", l.serverConfig(ProcessServerName, "process-server", "seed", "cache", temporal, "")),
 		l.write("etc/master-target.yaml", l.serverConfig(MasterTargetName, "master-target", "retention", "retention-cache", temporal,
 			"diskById: ../vcenter/by-uuid/"+MasterTargetName+"\n")),
@@ -51,11 +52,48 @@ advertise: %q
 metrics: %q
 configServer: "https://%s"
 tokenFile: ../secrets/%s.token
-%sstore: {file: ../%s}
-cache: {directory: ../%s}
-spool: {limit: 2GiB}
+%s%sspool: {limit: 2GiB}
 %s`, name, role, role, l.addresses[role], l.addresses[role], l.addresses[role+"-metrics"], l.addresses["config-server"],
-		name, temporal, store, cache, more)
+		name, temporal, l.storage(store, cache), more)
+}
+
+// Containers of the storage account.
+const (
+	SeedContainer  = "seed"
+	cacheContainer = "cache"
+)
+
+// storage is where replicas and change sets are: directories, or containers of the
+// account. The master target's are always directories.
+func (l *Lab) storage(store, cache string) string {
+	if l.Azure == "" || store != SeedContainer {
+		return fmt.Sprintf("store: {file: ../%s}\ncache: {directory: ../%s}\n", store, cache)
+	}
+	of := func(container string) string {
+		return fmt.Sprintf("{azure: {endpoint: %q, container: %s, auth: {method: %s}}}\n", l.Azure, container, azstorage.EmulatorKey)
+	}
+	return "store: " + of(store) + "cache: " + of(cache)
+}
+
+func (l *Lab) account(container string) azstorage.Account {
+	return azstorage.Account{Endpoint: l.Azure, Container: container, Auth: azstorage.Auth{Method: azstorage.EmulatorKey}}
+}
+
+// makeContainers makes those of the account, which Drover never does.
+func (l *Lab) makeContainers(ctx context.Context) error {
+	if l.Azure == "" {
+		return nil
+	}
+	for _, name := range []string{SeedContainer, cacheContainer} {
+		c, err := azstorage.Open(l.account(name))
+		if err == nil {
+			err = c.Make(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (l *Lab) vcenterSpec() string {

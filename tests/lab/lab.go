@@ -44,6 +44,9 @@ type Options struct {
 	VMs []VMSpec
 	// WritePause is the pause between two writes of a guest.
 	WritePause time.Duration
+	// Azure is the endpoint of an emulated storage account for the seed and the cache;
+	// empty: they are directories.
+	Azure string
 }
 
 // Lab is a running world.
@@ -112,6 +115,9 @@ func (l *Lab) bin(name string) string { return filepath.Join(l.Bin, name) }
 
 // Start starts everything but the guests.
 func (l *Lab) Start(ctx context.Context) error {
+	if err := l.makeContainers(ctx); err != nil {
+		return err
+	}
 	l.Temporal = l.process("temporal", "drover-standalone", "temporal", "--dir", l.Path("temporal"),
 		"--listen", l.TemporalAddress, "--ui", l.UIAddress, "--temporal-metrics", l.addresses["temporal-metrics"])
 	l.VSim = l.process("vcenter", "drover-vsim", "--listen", l.addresses["vcenter"], "--dir", l.Path("vcenter"), "--spec", l.Path("etc", "vcenter.yaml"))

@@ -12,6 +12,7 @@ import (
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/datapath/replica/file"
+	"drover/datapath/replica/pageblob"
 	"drover/tests/lab/guest"
 )
 
@@ -102,8 +103,20 @@ func digestDisk(ctx context.Context, r replica.Reader, point ident.Seq, d replic
 	return hex.EncodeToString(h.Sum(nil)), n, err
 }
 
+type openStore interface {
+	replica.Store
+	io.Closer
+}
+
+func (l *Lab) openStore(ctx context.Context, store string) (openStore, error) {
+	if l.Azure != "" && store == SeedContainer {
+		return pageblob.Open(ctx, pageblob.Config{Account: l.account(store)})
+	}
+	return file.Open(l.Path(store))
+}
+
 func (l *Lab) openReplica(ctx context.Context, store string, machine ident.MachineID) (replica.Reader, replica.State, func(), error) {
-	s, err := file.Open(l.Path(store))
+	s, err := l.openStore(ctx, store)
 	if err != nil {
 		return nil, replica.State{}, nil, err
 	}

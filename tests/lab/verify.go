@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"drover/datapath/attest"
+	"drover/datapath/azstorage"
 	"drover/datapath/stream"
 )
 
@@ -28,6 +29,10 @@ func ReadRecord(file string) (stream.Record, error) {
 // record's file (empty: the newest in the store), and gives what it said.
 func (l *Lab) RecoverVerify(ctx context.Context, store, machine, record string) (string, error) {
 	args := []string{"verify", machine, "--store", l.Path(store), "--ca", l.Path("config-server", "ca", "cert.pem")}
+	if l.Azure != "" && store == SeedContainer {
+		args[3] = l.Azure + "/" + store
+		args = append(args, "--azure-auth", azstorage.EmulatorKey)
+	}
 	if record != "" {
 		args = append(args, "--record", record)
 	}
