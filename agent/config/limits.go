@@ -15,7 +15,7 @@ import (
 const (
 	DefaultMemory = 64 << 20 // bytes, beside what is kept of each block
 	minMemory     = 48 << 20
-	defaultNice   = 10
+	DefaultNice   = 10 // of the agent's threads
 	maxNice       = 19
 )
 
@@ -37,7 +37,7 @@ type Pressure struct {
 
 func defaultLimits() Limits {
 	d := pace.Default()
-	return Limits{Memory: DefaultMemory, Nice: defaultNice, Pressure: Pressure{CPU: d.CPU, IO: d.IO, Memory: d.Memory}}
+	return Limits{Memory: DefaultMemory, Nice: DefaultNice, Pressure: Pressure{CPU: d.CPU, IO: d.IO, Memory: d.Memory}}
 }
 
 // Pace is what of the limits holds for reads.

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"drover/agent/config"
 	"drover/agent/disk"
 	"drover/agent/pace"
 	"drover/agent/tracker"
@@ -306,6 +307,11 @@ func whileCopied(t *testing.T, s source, d *loop.Device) float64 {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		runtime.LockOSThread() // and never unlock: the thread ends with its priority
+		if err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), config.DefaultNice); err != nil {
+			t.Error(err)
+			return
+		}
 		for ctx.Err() == nil {
 			if err := p.tracker.Pass(ctx, 0, p.put, nil); err != nil && ctx.Err() == nil {
 				t.Error(err)
