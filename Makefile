@@ -60,8 +60,9 @@ demo: setup $(if $(CLOUD),setup-test) build ## the whole life of a three-machine
 test: setup-test build windows lint unit model kill-matrix groups-short pg-points fuzz e2e ## every test
 
 .PHONY: unit
-unit: packages ## tests beside the code, with the race detector
-	CGO_ENABLED=1 go test -race -timeout 10m $$(go list ./... | grep -v -e /tests/e2e -e /tests/demo -e /tests/pg -e /tests/groups)
+unit: packages ## tests beside the code, with the race detector; of the stores' model, which it makes ten times slower, less (make model plays all)
+	CGO_ENABLED=1 go test -race -timeout 10m $$(go list ./... | grep -v -e /tests/e2e -e /tests/demo -e /tests/pg -e /tests/groups -e '/replica/file$$' -e '/replica/pageblob$$')
+	CGO_ENABLED=1 go test -race -timeout 10m ./datapath/replica/file ./datapath/replica/pageblob -rapid.checks=20
 	cd standalone && go test -timeout 10m ./...
 
 SEEDS ?= 200
@@ -70,6 +71,7 @@ SEED  ?= 1
 .PHONY: model
 model: ## play SEEDS (200) random lives of a machine, from SEED (1) on, against a plain copy of its disks
 	go test -count=1 -timeout 2h ./tests/model -seeds $(SEEDS) -seed $(SEED)
+	go test -count=1 -timeout 10m -run TestConformance ./datapath/replica/file
 
 FUZZTIME ?= 20s
 

@@ -65,6 +65,9 @@ target: {local: {directory: target}}
 scripts: scripts
 secrets: secrets
 `, s.api, s.metrics)
+	if os.Geteuid() == 0 {
+		content += "scriptUser: nobody\n" // else it warns
+	}
 	require.NoError(t, os.WriteFile(s.file, []byte(content), 0o600))
 	return s
 }
