@@ -267,8 +267,23 @@ func (l learning) Learn(ctx context.Context, disk int, compare func(checksum.Win
 
 func (l learning) Close() error { return l.Tracker.(io.Closer).Close() } //nolint:forcetypeassert // it is a live one
 
+// telling keeps what a source says of writes that it may have missed.
+type telling struct {
+	changes.Source
+	gap atomic.Value // string
+}
+
+func (g *telling) Gap() (string, error) {
+	why, err := g.Source.Gap()
+	if why != "" {
+		g.gap.Store(why)
+	}
+	return why, err
+}
+
 // TestNextAgentGoesOn: what was written while no agent ran is sent by the next one, and
-// nothing is compared. One whose pins are gone compares.
+// nothing is compared, unless the kernel itself says that it did not run the program, as
+// it can on a busy machine. One whose pins are gone compares.
 func TestNextAgentGoesOn(t *testing.T) {
 	loop.Need(t)
 	pins := t.TempDir()
@@ -278,6 +293,7 @@ func TestNextAgentGoesOn(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, ebpf.Unpin(where)) })
 	w := &world{Rig: rig.New(t, size), t: t, disk: loop.New(t, size)}
 	var compared atomic.Int32
+	var tells atomic.Pointer[telling]
 	w.Device = w.disk.Path
 	w.Track = func(tracker.Tracker) tracker.Tracker {
 		source, err := ebpf.Open(where)
@@ -285,7 +301,9 @@ func TestNextAgentGoesOn(t *testing.T) {
 			loop.Missing(t, err.Error())
 		}
 		require.Empty(t, source.Unpinned())
-		return learning{live.New(source), &compared}
+		last := &telling{Source: source}
+		tells.Store(last)
+		return learning{live.New(last), &compared}
 	}
 	w.StartServer()
 	w.Grant(1, 100*time.Millisecond)
@@ -305,9 +323,13 @@ func TestNextAgentGoesOn(t *testing.T) {
 		write(100+int64(round), 3)
 		w.StartAgent(1)
 		require.Empty(t, w.differ(w.AfterNow()))
-		require.Zero(t, compared.Load(), "round %d", round)
+		if n := compared.Swap(0); n > 0 {
+			require.Contains(t, tells.Load().gap.Load(), "recursion", "round %d: %d disks were compared", round, n)
+			continue
+		}
 		require.LessOrEqual(t, w.Status().DataBytes-before, int64(4*rig.Block), "what changed, and what was on its way")
 	}
+	compared.Store(0)
 	w.StopAgent()
 	require.NoError(t, ebpf.Unpin(where))
 	write(200, 4)
