@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"drover/activities/activityerr"
+	"drover/datapath/replica"
 	"drover/workflows/api"
 )
 
@@ -20,21 +21,13 @@ func (c *Control) TargetOf(ctx context.Context, in api.PrecheckInput) (api.Check
 	if !known {
 		return api.CheckNetworkInput{}, activityerr.New(api.CodeNotFound, "machine %s is not under protection", in.Machine)
 	}
-	test := in.Kind == api.PlanTest
-	out := api.CheckNetworkInput{Network: s.TargetSpec.Network, Isolated: test}
-	name := s.VM.Name
-	if test {
-		out.Network, name = s.TargetSpec.TestNetwork, api.TestName(s.VM)
-		if in.Network != "" {
-			out.Network = in.Network
-		}
+	wanted := api.MachineOf(s.VM, s.Protected, s.TargetSpec, dryRun, replica.Point{})
+	if in.Kind == api.PlanTest {
+		wanted = api.TestOf(s.VM, s.Protected, s.TargetSpec, dryRun, replica.Point{}, in.Network)
 	}
+	out := api.CheckNetworkInput{Network: wanted.Network, Isolated: wanted.Test, For: &wanted}
 	if out.Network == "" {
 		return out, activityerr.New(api.CodeInvalid, "machine %s has no network to come up in; name one in its target or in the run", s.Name)
-	}
-	out.For = &api.CreateMachineInput{
-		Machine: in.Machine, Name: name, Run: dryRun, Disks: s.Protected, CPUs: s.VM.CPUs, Memory: s.VM.MemoryMB,
-		Target: s.TargetSpec, Network: out.Network, Test: test, Tags: s.TargetSpec.Tags, Firmware: s.VM.Firmware, GuestID: s.VM.GuestID,
 	}
 	return out, nil
 }

@@ -2,6 +2,7 @@ package simulate
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -79,10 +80,7 @@ type except struct {
 }
 
 func (e except) RegisterActivityWithOptions(f any, options activity.RegisterOptions) {
-	for _, name := range e.names {
-		if name == options.Name {
-			return
-		}
+	if !slices.Contains(e.names, options.Name) {
+		e.Registry.RegisterActivityWithOptions(f, options)
 	}
-	e.Registry.RegisterActivityWithOptions(f, options)
 }

@@ -131,8 +131,7 @@ func newMachine(name string) *machine {
 	m := &machine{id: id, name: name, sourceOn: true, store: 1, point: 1, targets: map[string]*target{}, holds: map[string][]ident.Seq{}}
 	m.vm = api.VM{Machine: id, VCenter: "vc", InstanceUUID: "vm-" + name, BIOSUUID: "bios-" + name, Name: name, CPUs: 2, MemoryMB: 4096, PoweredOn: true,
 		Disks: []api.VMDisk{{ID: ident.NewDiskID(id, "disk"), Label: "Hard disk 1", BackingUUID: "disk-" + name, Size: 16 * gib}}}
-	policy := api.Policy{Name: "simulated", CutInterval: api.Duration(replica.DefaultRetention().Steps[0].Until), Retention: replica.DefaultRetention()}
-	policy.CutInterval = api.Duration(api.MinCutInterval)
+	policy := api.Policy{Name: "simulated", CutInterval: api.Duration(api.MinCutInterval), Retention: replica.DefaultRetention()}
 	m.writer = api.Assignment{Epoch: 1, Server: "ps", Role: ident.RoleProcessServer, Address: "ps:9443", Instance: m.vm.BIOSUUID}
 	m.status = api.MachineStatus{
 		Machine: id, Name: name, State: api.StateProtected, Health: api.Healthy, VM: m.vm, Policy: policy.Name, PolicySpec: policy,

@@ -135,6 +135,10 @@ type FenceInput struct {
 	Epoch   ident.Epoch     `json:"epoch"`
 }
 
+// UncommittedHold is how long a failover keeps its recovery point: a failover that is not
+// failover older than this may lose the choice of the same point, not its disks.
+const UncommittedHold = 30 * 24 * time.Hour
+
 // ChoosePointInput resolves a choice of recovery point and holds the point.
 type ChoosePointInput struct {
 	Machine ident.MachineID `json:"machine"`
@@ -297,6 +301,26 @@ type CreateMachineInput struct {
 	Firmware string `json:"firmware,omitempty"`
 	GuestID  string `json:"guestId,omitempty"`
 	PlanRun  string `json:"planRun,omitempty"` // of the plan that asked
+}
+
+// MachineOf is what a VM becomes in the target, in its own network, by the run.
+func MachineOf(vm VM, disks []VMDisk, t Target, run string, point replica.Point) CreateMachineInput {
+	return CreateMachineInput{
+		Machine: vm.Machine, Name: vm.Name, Run: run, Point: point, Disks: disks,
+		CPUs: vm.CPUs, Memory: vm.MemoryMB, Target: t, Network: t.Network, Tags: t.Tags,
+		Firmware: vm.Firmware, GuestID: vm.GuestID,
+	}
+}
+
+// TestOf is what it becomes in a test: another name, in the network, or without one in
+// the target's for tests.
+func TestOf(vm VM, disks []VMDisk, t Target, run string, point replica.Point, network string) CreateMachineInput {
+	in := MachineOf(vm, disks, t, run, point)
+	in.Name, in.Test, in.Network = TestName(vm), true, t.TestNetwork
+	if network != "" {
+		in.Network = network
+	}
+	return in
 }
 
 // TargetRef names a target machine.

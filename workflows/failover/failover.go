@@ -23,9 +23,6 @@ const (
 	shutdownLimit = 5 * time.Minute
 	shutdownLeast = 30 * time.Second // what is tried even when the request is old
 	revokeLimit   = 2 * time.Minute  // to finish what was acknowledged
-	// holdFor keeps retention away from the point until commit; an uncommitted
-	// failover older than this may lose the choice of the same point, not its disks.
-	holdFor = 30 * 24 * time.Hour
 )
 
 // Params of a failover. They stand in histories.
@@ -233,11 +230,9 @@ func (f *failover) create(ctx workflow.Context) error {
 
 // machine is the one to make.
 func (f *failover) machine() api.CreateMachineInput {
-	return api.CreateMachineInput{
-		Machine: f.VM.Machine, Name: f.VM.Name, Run: f.id, Point: f.out.Point, Disks: f.Disks,
-		CPUs: f.VM.CPUs, Memory: f.VM.MemoryMB, Target: f.Target, Network: f.Target.Network, Tags: f.Target.Tags,
-		Firmware: f.VM.Firmware, GuestID: f.VM.GuestID, PlanRun: f.Request.PlanRun,
-	}
+	in := api.MachineOf(f.VM, f.Disks, f.Target, f.id, f.out.Point)
+	in.PlanRun = f.Request.PlanRun
+	return in
 }
 
 func (f *failover) remove(ctx workflow.Context) error { return call.DeleteMachine(ctx, f.target()) }

@@ -49,7 +49,7 @@ func (f *failover) choosePoint(ctx workflow.Context) error {
 
 func (f *failover) choose(ctx workflow.Context, choice api.PointChoice, id ident.Seq) (replica.Point, error) {
 	return call.ChoosePoint(ctx, api.ChoosePointInput{
-		Machine: f.VM.Machine, Choice: choice, PointID: id, Owner: f.id, Hold: api.Duration(holdFor),
+		Machine: f.VM.Machine, Choice: choice, PointID: id, Owner: f.id, Hold: api.Duration(api.UncommittedHold),
 	})
 }
 

@@ -28,28 +28,22 @@ type TestResult struct {
 // replication that goes on. It stays up until cleaned up, unless a step fails:
 // then all that was made is deleted.
 func TestWorkflow(ctx workflow.Context, p TestParams) (TestResult, error) {
-	network := p.Target.TestNetwork
-	if p.Request.Network != "" {
-		network = p.Request.Network
+	id := workflow.GetInfo(ctx).WorkflowExecution.ID
+	hold := &failover{Params: Params{VM: p.VM, Request: p.Request}, id: id}
+	machine := func() api.CreateMachineInput {
+		in := api.TestOf(p.VM, p.Disks, p.Target, id, hold.out.Point, p.Request.Network)
+		in.PlanRun = p.Request.PlanRun
+		return in
 	}
-	if network == "" {
+	if machine().Network == "" {
 		return TestResult{}, fault.New(api.CodeInvalid, "test failover of %s: no test network; name one in the request or in the machine's target", p.VM.Name)
 	}
 	var out TestResult
-	id := workflow.GetInfo(ctx).WorkflowExecution.ID
 	ref := api.TargetRef{Name: api.TestName(p.VM), Run: id}
-	hold := &failover{Params: Params{VM: p.VM, Request: p.Request}, id: id}
-	machine := func() api.CreateMachineInput {
-		return api.CreateMachineInput{
-			Machine: p.VM.Machine, Name: ref.Name, Run: id, Point: hold.out.Point, Disks: p.Disks,
-			CPUs: p.VM.CPUs, Memory: p.VM.MemoryMB, Target: p.Target, Network: network, Test: true, Tags: p.Target.Tags,
-			Firmware: p.VM.Firmware, GuestID: p.VM.GuestID, PlanRun: p.Request.PlanRun,
-		}
-	}
 	steps := []runbook.Step{
 		{Name: "check that the network is isolated", Do: func(ctx workflow.Context) error {
 			wanted := machine()
-			return call.CheckNetwork(ctx, api.CheckNetworkInput{Network: network, Isolated: true, For: &wanted})
+			return call.CheckNetwork(ctx, api.CheckNetworkInput{Network: wanted.Network, Isolated: true, For: &wanted})
 		}},
 		{Name: "choose the recovery point", Do: hold.choosePoint, Undo: hold.releasePoint},
 		{Name: "create the machine", Do: func(ctx workflow.Context) (err error) {

@@ -20,7 +20,7 @@ func (e *entity) happened(ctx workflow.Context, ev api.VMEvent) {
 	case ev.Machine != e.s.Machine:
 	case ev.Kind == api.VMGone:
 		e.raise(ctx, api.Problem{
-			Code: api.CodeVMGone, Component: "vCenter", Cause: ev.Text, Health: api.Critical, Failover: true,
+			Code: api.CodeVMGone, Component: "vCenter", Cause: ev.Text, Health: api.Critical,
 			Action: "If that was meant, unprotect the machine. If not, register the VM again, or fail over: the recovery points are there.",
 		})
 	case e.reverse() || !e.streams():
@@ -52,7 +52,7 @@ func (e *entity) forced(ctx workflow.Context, ev api.VMEvent) {
 	e.s.Forced = &f
 	e.raise(ctx, api.Problem{
 		Code: api.CodeForcedShutdown, Component: "vCenter", Cause: fmt.Sprintf("the VM was stopped without its guest's doing: %s at %s", f.Kind, f.At.UTC().Format(time.RFC3339)),
-		Evidence: ev.Text, Health: api.Warning, Failover: true,
+		Evidence: ev.Text, Health: api.Warning,
 		Action: "Nothing: when the guest is up its agent compares the disks with the replica. If it does not, the machine is marked for resync.",
 	})
 	if !waiting {

@@ -14,9 +14,12 @@ import (
 // publish keeps search attributes and memo in step with the machine. They are written
 // when something in them has changed: each writing is two events.
 func (e *entity) publish(ctx workflow.Context) {
+	updates := []temporal.SearchAttributeUpdate{
+		keyword(api.SearchState, string(e.s.State)), keyword(api.SearchHealth, string(e.s.Health)),
+		keyword(api.SearchPolicy, e.s.Policy), keyword(api.SearchMachine, e.s.Name),
+	}
 	if e.version == workflow.DefaultVersion {
-		e.search(ctx, keyword(api.SearchState, string(e.s.State)), keyword(api.SearchHealth, string(e.s.Health)),
-			keyword(api.SearchPolicy, e.s.Policy), keyword(api.SearchMachine, e.s.Name))
+		e.search(ctx, updates...)
 		return
 	}
 	now := e.picture()
@@ -24,10 +27,6 @@ func (e *entity) publish(ctx workflow.Context) {
 		return
 	}
 	e.published = now
-	updates := []temporal.SearchAttributeUpdate{
-		keyword(api.SearchState, string(e.s.State)), keyword(api.SearchHealth, string(e.s.Health)),
-		keyword(api.SearchPolicy, e.s.Policy), keyword(api.SearchMachine, e.s.Name),
-	}
 	if e.in.Site != "" {
 		updates = append(updates, keyword(api.SearchSite, e.in.Site))
 	}

@@ -1,8 +1,6 @@
 package rollback
 
 import (
-	"time"
-
 	"go.temporal.io/sdk/workflow"
 
 	"drover/datapath/ident"
@@ -12,9 +10,6 @@ import (
 	"drover/workflows/fault"
 	"drover/workflows/runbook"
 )
-
-// holdFor is how long the new point is held without a commit, as after a failover.
-const holdFor = 30 * 24 * time.Hour
 
 // PointParams of a change of recovery point. They stand in histories.
 type PointParams struct {
@@ -57,7 +52,7 @@ func ChangePoint(ctx workflow.Context, p PointParams) (PointResult, error) {
 
 func (c *change) choose(ctx workflow.Context) (err error) {
 	c.out.Point, err = call.ChoosePoint(ctx, api.ChoosePointInput{
-		Machine: c.VM.Machine, Choice: c.Choice, PointID: c.ID, Owner: c.run, Hold: api.Duration(holdFor),
+		Machine: c.VM.Machine, Choice: c.Choice, PointID: c.ID, Owner: c.run, Hold: api.Duration(api.UncommittedHold),
 	})
 	if err == nil && c.out.Point.ID == c.Point.ID {
 		return fault.New(api.CodeNoPoint, "%s runs from recovery point %d already; `drover points` lists the others", c.VM.Name, c.Point.ID)
@@ -106,9 +101,5 @@ func (c *change) releaseOld(ctx workflow.Context) error {
 func (c *change) made() api.TargetRef { return api.TargetRef{Name: c.VM.Name, Run: c.run} }
 
 func (c *change) machine(run string, point replica.Point) api.CreateMachineInput {
-	return api.CreateMachineInput{
-		Machine: c.VM.Machine, Name: c.VM.Name, Run: run, Point: point, Disks: c.Disks,
-		CPUs: c.VM.CPUs, Memory: c.VM.MemoryMB, Target: c.Target, Network: c.Target.Network, Tags: c.Target.Tags,
-		Firmware: c.VM.Firmware, GuestID: c.VM.GuestID,
-	}
+	return api.MachineOf(c.VM, c.Disks, c.Target, run, point)
 }
