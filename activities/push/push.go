@@ -13,11 +13,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"time"
 
-	"go.temporal.io/sdk/temporal"
-
+	"drover/activities/activityerr"
 	"drover/datapath/ident"
 	"drover/workflows/api"
 )
@@ -92,8 +90,5 @@ func failed(code string, cause error, format string, args ...any) error {
 	if cause != nil {
 		text += ": " + cause.Error()
 	}
-	return temporal.NewApplicationErrorWithOptions(text, code, temporal.ApplicationErrorOptions{NonRetryable: !api.Retryable(code), Cause: cause})
+	return activityerr.Wrap(code, cause, "%s", text)
 }
-
-// plain reports whether a name is that of a file in a directory of ours.
-func plain(name string) bool { return name != "" && name == filepath.Base(name) && name[0] != '.' }

@@ -14,6 +14,7 @@ import (
 	"github.com/pkg/sftp"
 	"golang.org/x/crypto/ssh"
 
+	"drover/activities/secretfile"
 	"drover/datapath/durable"
 	"drover/workflows/api"
 )
@@ -26,22 +27,7 @@ type credentials struct {
 }
 
 func (a *Activities) secret(name string) ([]byte, error) {
-	if !plain(name) {
-		return nil, failed(api.CodeInvalid, nil, "credentials %q: want the plain name of a file in the configuration server's secrets directory", name)
-	}
-	root, err := os.OpenRoot(a.config.Secrets)
-	if err != nil {
-		return nil, failed(api.CodeInternal, err, "open the secrets directory")
-	}
-	defer func() { _ = root.Close() }()
-	b, err := root.ReadFile(name)
-	if err != nil {
-		return nil, failed(api.CodeNotFound, err, "credentials %s: put the file into the configuration server's secrets directory", name)
-	}
-	if len(b) > maxSecret {
-		return nil, failed(api.CodeInvalid, nil, "credentials %s: larger than %d bytes", name, maxSecret)
-	}
-	return b, nil
+	return secretfile.Read(a.config.Secrets, "credentials", name, "the file", maxSecret)
 }
 
 // login gives user and ways to log in. No error shows what is in a file.

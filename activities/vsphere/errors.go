@@ -15,6 +15,7 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 	"go.temporal.io/sdk/temporal"
 
+	"drover/activities/activityerr"
 	"drover/workflows/api"
 )
 
@@ -30,9 +31,7 @@ func failed(code string, cause error, format string, args ...any) error {
 		code, more = classify(cause)
 		text += more
 	}
-	return temporal.NewApplicationErrorWithOptions(text, code, temporal.ApplicationErrorOptions{
-		NonRetryable: !api.Retryable(code), Cause: cause,
-	})
+	return activityerr.Wrap(code, cause, "%s", text)
 }
 
 // classify tells a vCenter that does not answer, and one that does not let us, from one

@@ -10,8 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -24,6 +22,7 @@ import (
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/soap"
 
+	"drover/activities/secretfile"
 	"drover/workflows/api"
 )
 
@@ -42,29 +41,9 @@ type credentials struct {
 
 const maxSecret = 256 << 10 // bytes of a file in the secrets directory
 
-// secret reads a file of the secrets directory.
-func (a *Activities) secret(kind, name, hint string) ([]byte, error) {
-	if name == "" || name != filepath.Base(name) || strings.HasPrefix(name, ".") {
-		return nil, failed(api.CodeInvalid, nil, "%s %q: want the plain name of a file in the configuration server's secrets directory", kind, name)
-	}
-	root, err := os.OpenRoot(a.config.Secrets)
-	if err != nil {
-		return nil, failed(api.CodeInternal, err, "open the secrets directory")
-	}
-	defer func() { _ = root.Close() }()
-	b, err := root.ReadFile(name)
-	if err != nil {
-		return nil, failed(api.CodeNotFound, err, "%s %s: put %s into the configuration server's secrets directory", kind, name, hint)
-	}
-	if len(b) > maxSecret {
-		return nil, failed(api.CodeInvalid, nil, "%s %s: larger than %d bytes", kind, name, maxSecret)
-	}
-	return b, nil
-}
-
 func (a *Activities) credentials(name string) (credentials, error) {
 	var c credentials
-	b, err := a.secret("credentials", name, "a file with user: and password:")
+	b, err := secretfile.Read(a.config.Secrets, "credentials", name, "a file with user: and password:", maxSecret)
 	if err != nil {
 		return c, err
 	}
@@ -78,6 +57,7 @@ func (a *Activities) credentials(name string) (credentials, error) {
 // access is all that a session is opened with.
 type access struct {
 	vcenter api.VCenter
+	url     *url.URL
 	secret  credentials
 	ca      []byte // PEM; nil: the system's authorities
 }
@@ -86,13 +66,13 @@ type access struct {
 func (a *Activities) access(v api.VCenter) (access, error) {
 	out := access{vcenter: v}
 	u, err := url.Parse(v.URL)
-	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
+	if out.url = u; err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {
 		return out, failed(api.CodeInvalid, nil, "vCenter %s: URL must be like https://host/sdk, without user or password", v.Name)
 	}
 	if out.secret, err = a.credentials(v.Credentials); err != nil || v.CA == "" {
 		return out, err
 	}
-	out.ca, err = a.secret("CA", v.CA, "the certificate authority's certificate (PEM)")
+	out.ca, err = secretfile.Read(a.config.Secrets, "CA", v.CA, "the certificate authority's certificate (PEM)", maxSecret)
 	return out, err
 }
 
@@ -135,12 +115,8 @@ func (a *Activities) login(ctx context.Context, x access) (*session, error) {
 
 func transportOf(x access) (*soap.Client, error) {
 	v := x.vcenter
-	u, err := url.Parse(v.URL)
-	if err != nil {
-		return nil, failed(api.CodeInvalid, nil, "vCenter %s: URL must be like https://host/sdk", v.Name)
-	}
 	pinned := v.Thumbprint != ""
-	transport := soap.NewClient(u, pinned)
+	transport := soap.NewClient(x.url, pinned)
 	transport.Timeout = inventoryTimeout
 	conf := transport.DefaultTransport().TLSClientConfig
 	switch {
