@@ -132,7 +132,7 @@ DB ?= sqlite
 
 .PHONY: scale
 scale: ## N (1000) machines on the embedded Temporal server, on DB=sqlite or postgres, with two workers of which one is killed: a table
-	cd standalone && go test -count=1 -timeout 2h -v -run TestScale ./scale -n $(N) -db $(DB) -updates 50 -kill
+	cd standalone && go test -count=1 -timeout 2h -v -run TestScale ./scale -machines $(N) -db $(DB) -updates 50 -kill
 
 YEARS ?= 10
 

@@ -25,7 +25,7 @@ import (
 )
 
 var (
-	machines = flag.Int("n", 12, "machines")
+	machines = flag.Int("machines", 12, "machines")
 	workers  = flag.Int("workers", 2, "worker processes, of which one is killed")
 	updates  = flag.Int("updates", 12, "machines whose updates are measured")
 	database = flag.String("db", "", "where Temporal keeps its data: sqlite or postgres; empty: both, one after the other")
