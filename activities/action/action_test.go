@@ -76,9 +76,9 @@ func TestScriptThatMayNotRun(t *testing.T) {
 	}
 }
 
-func TestScriptIsStoppedWithAllItStarted(t *testing.T) {
-	a, dir := newActions(t)
-	script(t, dir, "hangs", "sleep 600 & echo started > started; wait", 0o700)
+// untilStarted is cancelled when the script has made its file "started".
+func untilStarted(t *testing.T, dir string) context.Context {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		for ctx.Err() == nil {
@@ -88,7 +88,13 @@ func TestScriptIsStoppedWithAllItStarted(t *testing.T) {
 			time.Sleep(5 * time.Millisecond)
 		}
 	}()
-	_, err := a.Script(ctx, input("hangs"))
+	return ctx
+}
+
+func TestScriptIsStoppedWithAllItStarted(t *testing.T) {
+	a, dir := newActions(t)
+	script(t, dir, "hangs", "sleep 600 & echo started > started; wait", 0o700)
+	_, err := a.Script(untilStarted(t, dir), input("hangs"))
 	requireCode(t, err, api.CodeActionFailed)
 	require.ErrorContains(t, err, "was stopped")
 }
@@ -110,16 +116,7 @@ func gone(t *testing.T, file string) {
 func TestChildrenAreKilled(t *testing.T) {
 	a, dir := newActions(t)
 	script(t, dir, "deaf", `trap "" TERM; (trap "" TERM; sleep 600) & echo $! > child; touch started; wait; wait`, 0o700)
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		for ctx.Err() == nil {
-			if _, err := os.Stat(filepath.Join(dir, "started")); err == nil {
-				cancel()
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
-	}()
-	_, err := a.Script(ctx, input("deaf"))
+	_, err := a.Script(untilStarted(t, dir), input("deaf"))
 	requireCode(t, err, api.CodeActionFailed)
 	gone(t, filepath.Join(dir, "child"))
 

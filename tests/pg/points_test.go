@@ -36,7 +36,7 @@ func scripts(t *testing.T, p *postgres) quiesce.Scripts {
 	t.Helper()
 	b, err := os.ReadFile("../../agent/packaging/scripts/postgresql")
 	require.NoError(t, err)
-	text := strings.Replace(string(b), "SOCKETS=/var/run/postgresql ", "SOCKETS="+p.sockets+" ", 1)
+	text := strings.Replace(string(b), "SOCKETS=/var/run/postgresql ", "SOCKETS="+p.Dir+" ", 1)
 	require.NotEqual(t, string(b), text)
 	dir := filepath.Join(t.TempDir(), "scripts.d")
 	require.NoError(t, os.Mkdir(dir, 0o755))
@@ -135,7 +135,7 @@ func recovered(t *testing.T, r *rig.Rig, reader replica.Reader, q replica.Point,
 	for _, query := range []string{"SELECT sum(abalance) FROM pgbench_accounts", "SELECT sum(bbalance) FROM pgbench_branches", "SELECT sum(tbalance) FROM pgbench_tellers"} {
 		require.Equal(t, sum, p.number(query), query)
 	}
-	if _, err := os.Stat(filepath.Join(p.bin, "pg_amcheck")); err == nil {
+	if _, err := os.Stat(filepath.Join(p.Bin, "pg_amcheck")); err == nil {
 		require.Empty(t, p.run("pg_amcheck", "--install-missing", "--heapallindexed", "-d", "postgres"))
 	}
 	t.Logf("point %d (%s), frozen for %s: %d rows, %d acknowledged before, %d asked until then", q.ID, q.Consistency, q.Freeze.Round(time.Millisecond), has, acknowledged, asked)

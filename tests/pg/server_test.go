@@ -7,58 +7,36 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"drover/tests/loop"
+	debian "drover/tests/postgres"
 )
 
-// postgres is a server with its data in a directory, as Debian's package has it.
+// postgres is a server with its data in a directory.
 type postgres struct {
-	t       *testing.T
-	bin     string
-	data    string
-	sockets string
-	port    int
-	who     *syscall.Credential
+	debian.Installed
+	t    *testing.T
+	data string
+	port int
 }
 
 // newPostgres finds the programs; nothing runs.
 func newPostgres(t *testing.T, data string, port int) *postgres {
 	t.Helper()
-	found, err := filepath.Glob("/usr/lib/postgresql/*/bin")
-	require.NoError(t, err)
-	if len(found) == 0 {
-		loop.Missing(t, "PostgreSQL is not installed")
-	}
-	u, err := user.Lookup("postgres")
-	require.NoError(t, err)
-	uid, err := strconv.Atoi(u.Uid)
-	require.NoError(t, err)
-	gid, err := strconv.Atoi(u.Gid)
-	require.NoError(t, err)
-	sockets, err := os.MkdirTemp("/tmp", "pg") // a socket's path is short
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(sockets) })
-	require.NoError(t, os.Chown(sockets, uid, gid))
-	return &postgres{t: t, bin: found[len(found)-1], data: data, sockets: sockets, port: port,
-		who: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}}
+	return &postgres{Installed: debian.Find(t), t: t, data: data, port: port}
 }
 
 // cmd runs one of its programs as its user.
 func (p *postgres) cmd(ctx context.Context, name string, args ...string) *exec.Cmd {
-	c := exec.CommandContext(ctx, filepath.Join(p.bin, name), args...)
-	c.Dir = "/"
-	c.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "PGHOST=" + p.sockets, "PGPORT=" + strconv.Itoa(p.port), "PGDATABASE=postgres", "PGUSER=postgres"}
-	c.SysProcAttr = &syscall.SysProcAttr{Credential: p.who}
+	c := p.Command(ctx, name, args...)
+	c.Env = append(c.Env, "PGHOST="+p.Dir, "PGPORT="+strconv.Itoa(p.port), "PGDATABASE=postgres", "PGUSER=postgres")
 	return c
 }
 
@@ -72,7 +50,7 @@ func (p *postgres) run(name string, args ...string) string {
 // create makes the database under its data's mount point.
 func (p *postgres) create(mount string) {
 	p.t.Helper()
-	require.NoError(p.t, os.Chown(mount, int(p.who.Uid), int(p.who.Gid)))
+	require.NoError(p.t, os.Chown(mount, int(p.As.Uid), int(p.As.Gid)))
 	p.run("initdb", "-D", p.data, "-A", "trust", "-U", "postgres", "--data-checksums", "-N")
 	f, err := os.OpenFile(filepath.Join(p.data, "postgresql.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	require.NoError(p.t, err)
@@ -84,8 +62,8 @@ func (p *postgres) create(mount string) {
 // start starts it, recovery included, and stops it when the test ends.
 func (p *postgres) start() {
 	p.t.Helper()
-	log := filepath.Join(p.sockets, "log")
-	options := fmt.Sprintf("-c listen_addresses='' -c unix_socket_directories=%s -c port=%d", p.sockets, p.port)
+	log := filepath.Join(p.Dir, "log")
+	options := fmt.Sprintf("-c listen_addresses='' -c unix_socket_directories=%s -c port=%d", p.Dir, p.port)
 	out, err := p.cmd(p.t.Context(), "pg_ctl", "-D", p.data, "-w", "-t", "120", "-l", log, "-o", options, "start").CombinedOutput()
 	text, _ := os.ReadFile(log)
 	require.NoError(p.t, err, "%s\n%s", out, text)
