@@ -3,8 +3,11 @@
 package control
 
 import (
+	"context"
+	"errors"
 	"time"
 
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/sdk/client"
 	"golang.org/x/sync/semaphore"
 
@@ -56,4 +59,17 @@ func (c *Control) Activities() map[string]any {
 		api.ActListAgents:    c.ListAgents,
 		api.ActResyncWork:    c.ResyncWork,
 	}
+}
+
+// query asks a workflow; false when there is none of that id.
+func query[Out any](ctx context.Context, c client.Client, workflow, name string) (out Out, ok bool, err error) {
+	value, err := c.QueryWorkflow(ctx, workflow, "", name)
+	var missing *serviceerror.NotFound
+	if errors.As(err, &missing) {
+		return out, false, nil
+	}
+	if err == nil {
+		err = value.Get(&out)
+	}
+	return out, err == nil, err
 }

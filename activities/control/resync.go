@@ -2,13 +2,11 @@ package control
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
-	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 
 	"drover/activities/activityerr"
@@ -111,16 +109,8 @@ func (c *Control) executions(ctx context.Context, query string) (out []ident.Mac
 func (c *Control) machineStatus(ctx context.Context, machine ident.MachineID) (s api.MachineStatus, ok bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askMachine)
 	defer cancel()
-	value, err := c.Client.QueryWorkflow(ctx, api.MachineWorkflowID(machine), "", api.QueryStatus)
-	var missing *serviceerror.NotFound
-	if errors.As(err, &missing) {
-		return s, false, nil
+	if s, ok, err = query[api.MachineStatus](ctx, c.Client, api.MachineWorkflowID(machine), api.QueryStatus); err != nil {
+		err = activityerr.Wrap(api.CodeInternal, err, "ask machine %s for its status: %v", machine, err)
 	}
-	if err == nil {
-		err = value.Get(&s)
-	}
-	if err != nil {
-		return s, false, activityerr.Wrap(api.CodeInternal, err, "ask machine %s for its status: %v", machine, err)
-	}
-	return s, true, nil
+	return s, ok, err
 }

@@ -19,15 +19,7 @@ import (
 
 // VaultStatus reads the vault; a vault not yet started is an empty one.
 func (c *Control) VaultStatus(ctx context.Context) (api.VaultStatus, error) {
-	var out api.VaultStatus
-	value, err := c.Client.QueryWorkflow(ctx, api.VaultID, "", api.QueryStatus)
-	var missing *serviceerror.NotFound
-	if errors.As(err, &missing) {
-		return out, nil
-	}
-	if err == nil {
-		err = value.Get(&out)
-	}
+	out, _, err := query[api.VaultStatus](ctx, c.Client, api.VaultID, api.QueryStatus)
 	if err != nil {
 		return out, activityerr.Wrap(api.CodeInternal, err, "ask the vault for its status: %v", err)
 	}

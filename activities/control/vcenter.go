@@ -2,10 +2,7 @@ package control
 
 import (
 	"context"
-	"errors"
 	"time"
-
-	"go.temporal.io/api/serviceerror"
 
 	"drover/activities/activityerr"
 	"drover/workflows/api"
@@ -16,17 +13,12 @@ const tellLimit = 30 * time.Second
 // LookupVCenter gives how to reach a vCenter, from its discovery's workflow. It is
 // no activity itself; those on vCenter use it.
 func (c *Control) LookupVCenter(ctx context.Context, name string) (api.VCenter, error) {
-	value, err := c.Client.QueryWorkflow(ctx, api.DiscoveryWorkflowID(name), "", api.QueryVCenter)
-	var missing *serviceerror.NotFound
-	if errors.As(err, &missing) {
-		return api.VCenter{}, activityerr.Wrap(api.CodeNotFound, err, "vCenter %q is not known; connect it first", name)
-	}
-	var v api.VCenter
-	if err == nil {
-		err = value.Get(&v)
-	}
-	if err != nil {
-		return api.VCenter{}, activityerr.Wrap(api.CodeInternal, err, "ask the discovery of vCenter %q for it: %v", name, err)
+	v, known, err := query[api.VCenter](ctx, c.Client, api.DiscoveryWorkflowID(name), api.QueryVCenter)
+	switch {
+	case err != nil:
+		return v, activityerr.Wrap(api.CodeInternal, err, "ask the discovery of vCenter %q for it: %v", name, err)
+	case !known:
+		return v, activityerr.New(api.CodeNotFound, "vCenter %q is not known; connect it first", name)
 	}
 	return v, nil
 }

@@ -61,17 +61,10 @@ func (a *app) pushCommand(verb, short, long string) *cobra.Command {
 	return cmd
 }
 
-func (a *app) push(ctx context.Context, in api.PushInput) (out api.PushResult, err error) {
-	ctx, cancel := context.WithTimeout(ctx, pushTimeout)
-	defer cancel()
-	run, err := a.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: "push-" + in.Machine.String(), WorkflowExecutionErrorWhenAlreadyStarted: true, TaskQueue: api.ControlQueue, WorkflowExecutionTimeout: pushTimeout,
-		StaticSummary: in.Name,
+func (a *app) push(ctx context.Context, in api.PushInput) (api.PushResult, error) {
+	return ask[api.PushResult](ctx, a, pushTimeout, client.StartWorkflowOptions{
+		ID: "push-" + in.Machine.String(), WorkflowExecutionErrorWhenAlreadyStarted: true, StaticSummary: in.Name,
 	}, api.WorkflowPush, in)
-	if err != nil {
-		return out, err
-	}
-	return out, run.Get(ctx, &out)
 }
 
 func printPush(w io.Writer, r api.PushResult) {

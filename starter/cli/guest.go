@@ -26,14 +26,8 @@ func (a *app) agents(ctx context.Context, machines []ident.MachineID) (map[ident
 	out := map[ident.MachineID]api.AgentReport{}
 	for len(machines) > 0 {
 		in := api.ListAgentsInput{Machines: machines[:min(len(machines), api.MaxAgentsAsked)]}
-		run, err := a.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-			ID: "agents-" + uuid.NewString(), TaskQueue: api.ControlQueue, WorkflowExecutionTimeout: agentsTimeout,
-		}, api.WorkflowListAgents, in)
+		got, err := ask[api.ListAgentsResult](ctx, a, agentsTimeout, client.StartWorkflowOptions{ID: "agents-" + uuid.NewString()}, api.WorkflowListAgents, in)
 		if err != nil {
-			return nil, err
-		}
-		var got api.ListAgentsResult
-		if err := run.Get(ctx, &got); err != nil {
 			return nil, err
 		}
 		if got.Looked <= 0 {

@@ -47,16 +47,8 @@ const checkTimeout = 30 * time.Second
 
 // checkPlan has the configuration server look whether the plan's scripts are there.
 func (a *app) checkPlan(ctx context.Context, p api.Plan) ([]api.FieldError, error) {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	run, err := a.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: "check-plan-" + uuid.NewString(), TaskQueue: api.ControlQueue, WorkflowExecutionTimeout: checkTimeout,
-	}, api.WorkflowCheckPlan, p)
+	wrong, err := ask[[]api.FieldError](ctx, a, checkTimeout, client.StartWorkflowOptions{ID: "check-plan-" + uuid.NewString()}, api.WorkflowCheckPlan, p)
 	if err != nil {
-		return nil, err
-	}
-	var wrong []api.FieldError
-	if err := run.Get(ctx, &wrong); err != nil {
 		return nil, fmt.Errorf("check the scripts of plan %s: %w", p.Name, err)
 	}
 	return wrong, nil

@@ -91,18 +91,11 @@ func (a *app) dryPlan(ctx context.Context, in api.PlanRunInput) error {
 }
 
 // compilePlan has the steps listed, and scripts and machines looked up, as a run begins.
-func (a *app) compilePlan(ctx context.Context, in api.PlanRunInput) (s api.PlanStatus, err error) {
-	ctx, cancel := context.WithTimeout(ctx, dryRunTimeout)
-	defer cancel()
+func (a *app) compilePlan(ctx context.Context, in api.PlanRunInput) (api.PlanStatus, error) {
 	in.DryRun = true
-	run, err := a.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: "dry-run-" + in.Plan + "-" + uuid.NewString(), TaskQueue: api.ControlQueue, WorkflowExecutionTimeout: dryRunTimeout,
-		StaticSummary: fmt.Sprintf("plan %s, %s: dry run", in.Plan, in.Kind),
+	return ask[api.PlanStatus](ctx, a, dryRunTimeout, client.StartWorkflowOptions{
+		ID: "dry-run-" + in.Plan + "-" + uuid.NewString(), StaticSummary: fmt.Sprintf("plan %s, %s: dry run", in.Plan, in.Kind),
 	}, api.WorkflowRecoveryPlan, in)
-	if err != nil {
-		return s, err
-	}
-	return s, run.Get(ctx, &s)
 }
 
 // past reads the runs before: those of the same kind for how long steps take, and the

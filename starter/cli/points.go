@@ -49,16 +49,7 @@ func (a *app) points(ctx context.Context, name string) ([]replica.Point, error) 
 	if status.Assignment.Role == ident.RoleMasterTarget {
 		in.Server = status.Assignment.Server
 	}
-	ctx, cancel := context.WithTimeout(ctx, pointsTimeout)
-	defer cancel()
-	run, err := a.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: "points-" + uuid.NewString(), TaskQueue: api.ControlQueue, WorkflowExecutionTimeout: pointsTimeout,
-	}, api.WorkflowListPoints, in)
-	if err != nil {
-		return nil, err
-	}
-	points := []replica.Point{}
-	return points, run.Get(ctx, &points)
+	return ask[[]replica.Point](ctx, a, pointsTimeout, client.StartWorkflowOptions{ID: "points-" + uuid.NewString()}, api.WorkflowListPoints, in)
 }
 
 // groupOf names the round that a point is of, and how many machines it brought together.

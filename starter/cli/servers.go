@@ -37,16 +37,7 @@ func (a *app) servers(ctx context.Context) ([]api.ServerStatus, error) {
 	if err := a.connect(ctx); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, serversTimeout)
-	defer cancel()
-	run, err := a.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: "servers-" + uuid.NewString(), TaskQueue: api.ControlQueue, WorkflowExecutionTimeout: serversTimeout,
-	}, api.WorkflowListServers)
-	if err != nil {
-		return nil, err
-	}
-	servers := []api.ServerStatus{}
-	return servers, run.Get(ctx, &servers)
+	return ask[[]api.ServerStatus](ctx, a, serversTimeout, client.StartWorkflowOptions{ID: "servers-" + uuid.NewString()}, api.WorkflowListServers)
 }
 
 func printServers(w io.Writer, servers []api.ServerStatus, now time.Time) {

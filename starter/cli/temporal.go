@@ -129,3 +129,15 @@ func (a *app) ids(ctx context.Context, visibility string, limit int) ([]string, 
 	}
 	return out[:min(len(out), limit)], nil
 }
+
+// ask starts a short workflow of the control queue and waits for its result; both have so long.
+func ask[Out any](ctx context.Context, a *app, limit time.Duration, o client.StartWorkflowOptions, workflow string, in ...any) (out Out, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	o.TaskQueue, o.WorkflowExecutionTimeout = api.ControlQueue, limit
+	run, err := a.client.ExecuteWorkflow(ctx, o, workflow, in...)
+	if err != nil {
+		return out, err
+	}
+	return out, run.Get(ctx, &out)
+}

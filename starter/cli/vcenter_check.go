@@ -47,16 +47,8 @@ func (a *app) vcenterCheckCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) checkVCenter(ctx context.Context, in api.CheckVCenterInput) (out api.VCenterCheck, err error) {
-	ctx, cancel := context.WithTimeout(ctx, vcenterCheckTimeout)
-	defer cancel()
-	run, err := a.client.ExecuteWorkflow(ctx, client.StartWorkflowOptions{
-		ID: "check-vcenter-" + uuid.NewString(), TaskQueue: api.ControlQueue, WorkflowExecutionTimeout: vcenterCheckTimeout,
-	}, api.WorkflowCheckVCenter, in)
-	if err != nil {
-		return out, err
-	}
-	return out, run.Get(ctx, &out)
+func (a *app) checkVCenter(ctx context.Context, in api.CheckVCenterInput) (api.VCenterCheck, error) {
+	return ask[api.VCenterCheck](ctx, a, vcenterCheckTimeout, client.StartWorkflowOptions{ID: "check-vcenter-" + uuid.NewString()}, api.WorkflowCheckVCenter, in)
 }
 
 func printMissing(w io.Writer, c api.VCenterCheck) {

@@ -57,20 +57,7 @@ func newKeeper(t *service.Temporal, log *slog.Logger) *keeper {
 	}
 }
 
-func (k *keeper) run(ctx context.Context) error {
-	ticker := time.NewTicker(vaultLook)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-		if k.running() {
-			k.look(ctx, time.Now())
-		}
-	}
-}
+func (k *keeper) run(ctx context.Context) error { return look(ctx, vaultLook, k.running, k.look) }
 
 // look compares once. What could not be done is tried again with the next look.
 func (k *keeper) look(ctx context.Context, now time.Time) {
@@ -95,7 +82,8 @@ func (k *keeper) tell(ctx context.Context, v api.VaultStatus, now time.Time) {
 		news, ok := v.News(m)
 		last := k.told[m.Machine]
 		here[m.Machine] = last
-		if !ok || news.Digest() == m.Follows || last.digest == news.Digest() && now.Sub(last.at) < vaultAgain {
+		digest := news.Digest()
+		if !ok || digest == m.Follows || last.digest == digest && now.Sub(last.at) < vaultAgain {
 			continue
 		}
 		if sent++; sent > vaultAtOnce || ctx.Err() != nil {
@@ -109,7 +97,7 @@ func (k *keeper) tell(ctx context.Context, v api.VaultStatus, now time.Time) {
 			k.log.Warn("a machine could not be told of its policy; trying again", "machine", m.Machine.String(), "error", err.Error())
 			continue
 		}
-		here[m.Machine] = toldNews{digest: news.Digest(), at: now}
+		here[m.Machine] = toldNews{digest: digest, at: now}
 	}
 	k.told = here
 }

@@ -115,8 +115,11 @@ func newReporter(r reports, t *service.Temporal, log *slog.Logger) *reporter {
 	return &reporter{reports: r, to: t.Client, running: t.Running, log: log, told: map[ident.MachineID]told{}}
 }
 
-func (r *reporter) run(ctx context.Context) error {
-	ticker := time.NewTicker(reportLook)
+func (r *reporter) run(ctx context.Context) error { return look(ctx, reportLook, r.running, r.look) }
+
+// look looks now and then, while the worker runs, until ctx ends.
+func look(ctx context.Context, every time.Duration, running func() bool, once func(context.Context, time.Time)) error {
+	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
 		select {
@@ -124,8 +127,8 @@ func (r *reporter) run(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 		}
-		if r.running() {
-			r.look(ctx, time.Now())
+		if running() {
+			once(ctx, time.Now())
 		}
 	}
 }

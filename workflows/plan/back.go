@@ -34,25 +34,13 @@ func (r *run) undo(ctx workflow.Context) error {
 }
 
 func (r *run) undoTogether(ctx workflow.Context, from, to int) error {
-	errs := make([]error, to-from)
-	wg := workflow.NewWaitGroup(ctx)
+	var steps []int
 	for i := from; i < to; i++ {
-		if !r.undoable(i) {
-			continue
-		}
-		wg.Add(1)
-		workflow.Go(ctx, func(ctx workflow.Context) {
-			defer wg.Done()
-			errs[i-from] = r.undoStep(ctx, i)
-		})
-	}
-	wg.Wait(ctx)
-	for _, err := range errs {
-		if err != nil {
-			return err
+		if r.undoable(i) {
+			steps = append(steps, i)
 		}
 	}
-	return nil
+	return firstOf(atOnce(ctx, len(steps), func(ctx workflow.Context, i int) error { return r.undoStep(ctx, steps[i]) }))
 }
 
 // undoable reports whether step i did something to its machine that can be taken back. A

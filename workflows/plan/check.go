@@ -67,23 +67,17 @@ func (r *run) precheck(ctx workflow.Context) {
 	if workflow.GetVersion(ctx, "precheck", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
 		return
 	}
-	turns, wg := workflow.NewSemaphore(ctx, maxPrechecks), workflow.NewWaitGroup(ctx)
-	for i, s := range r.steps {
-		if s.machine == nil {
-			continue
+	turns := workflow.NewSemaphore(ctx, maxPrechecks)
+	for i, err := range atOnce(ctx, len(r.steps), func(ctx workflow.Context, i int) error {
+		m := r.steps[i].machine
+		if m == nil || turns.Acquire(ctx, 1) != nil { // cancelled
+			return nil
 		}
-		wg.Add(1)
-		workflow.Go(ctx, func(ctx workflow.Context) {
-			defer wg.Done()
-			if turns.Acquire(ctx, 1) != nil {
-				return // cancelled
-			}
-			defer turns.Release(1)
-			in := api.PrecheckInput{Machine: s.machine.Machine, Kind: r.in.Kind, Network: r.in.Network}
-			if err := call.Precheck(ctx, in); err != nil {
-				r.status.Steps[i].Problem = fault.Message(err)
-			}
-		})
+		defer turns.Release(1)
+		return call.Precheck(ctx, api.PrecheckInput{Machine: m.Machine, Kind: r.in.Kind, Network: r.in.Network})
+	}) {
+		if err != nil {
+			r.status.Steps[i].Problem = fault.Message(err)
+		}
 	}
-	wg.Wait(ctx)
 }

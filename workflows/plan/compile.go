@@ -92,35 +92,27 @@ func (r *run) find(ctx workflow.Context, p api.Plan) (map[string]api.VaultMember
 	if workflow.GetVersion(ctx, "find-together", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
 		return members, nil // they are found one by one
 	}
-	turns, wg := workflow.NewSemaphore(ctx, maxFinds), workflow.NewWaitGroup(ctx)
-	var errs []error
+	type named struct{ machine, group string }
+	var all []named
 	for _, g := range p.Groups {
 		for _, m := range g.Machines {
-			i := len(errs)
-			errs = append(errs, nil)
-			wg.Add(1)
-			workflow.Go(ctx, func(ctx workflow.Context) {
-				defer wg.Done()
-				if errs[i] = turns.Acquire(ctx, 1); errs[i] != nil {
-					return
-				}
-				defer turns.Release(1)
-				member, err := call.FindMachine(ctx, m.Name)
-				if err != nil {
-					errs[i] = notFound(err, m.Name, g.Name)
-					return
-				}
-				members[m.Name] = member
-			})
+			all = append(all, named{m.Name, g.Name})
 		}
 	}
-	wg.Wait(ctx)
-	for _, err := range errs {
+	turns := workflow.NewSemaphore(ctx, maxFinds)
+	err := firstOf(atOnce(ctx, len(all), func(ctx workflow.Context, i int) error {
+		if err := turns.Acquire(ctx, 1); err != nil {
+			return err
+		}
+		defer turns.Release(1)
+		member, err := call.FindMachine(ctx, all[i].machine)
 		if err != nil {
-			return nil, err
+			return notFound(err, all[i].machine, all[i].group)
 		}
-	}
-	return members, nil
+		members[all[i].machine] = member
+		return nil
+	}))
+	return members, err
 }
 
 func notFound(err error, machine, group string) error {

@@ -81,17 +81,7 @@ func (r *run) asking(what string) bool {
 
 // together runs the steps from..to at once and waits for all of them.
 func (r *run) together(ctx workflow.Context, from, to int) error {
-	errs := make([]error, to-from)
-	wg := workflow.NewWaitGroup(ctx)
-	for i := from; i < to; i++ {
-		wg.Add(1)
-		workflow.Go(ctx, func(ctx workflow.Context) {
-			defer wg.Done()
-			errs[i-from] = r.runStep(ctx, i)
-		})
-	}
-	wg.Wait(ctx)
-	for i, err := range errs {
+	for i, err := range atOnce(ctx, to-from, func(ctx workflow.Context, i int) error { return r.runStep(ctx, from+i) }) {
 		if err == nil {
 			continue
 		}
@@ -100,6 +90,31 @@ func (r *run) together(ctx workflow.Context, from, to int) error {
 			continue
 		}
 		return err
+	}
+	return nil
+}
+
+// atOnce does something n times at the same time, and gives what each came to.
+func atOnce(ctx workflow.Context, n int, do func(ctx workflow.Context, i int) error) []error {
+	errs := make([]error, n)
+	wg := workflow.NewWaitGroup(ctx)
+	for i := range n {
+		wg.Add(1)
+		workflow.Go(ctx, func(ctx workflow.Context) {
+			defer wg.Done()
+			errs[i] = do(ctx, i)
+		})
+	}
+	wg.Wait(ctx)
+	return errs
+}
+
+// firstOf gives the first error in the plan's order.
+func firstOf(errs []error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
 	}
 	return nil
 }
