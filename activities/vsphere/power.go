@@ -22,8 +22,8 @@ func (a *Activities) PowerOnVM(ctx context.Context, ref api.VMRef) error {
 	})
 }
 
-// ShutdownVM brings the VM down: by its guest within the limit, else, if allowed,
-// by switching it off. A frozen guest cannot shut down: it is switched off.
+// ShutdownVM brings the VM down: by its guest within the limit, else, if that was asked
+// for, by switching it off. A frozen guest cannot shut down: it is switched off.
 func (a *Activities) ShutdownVM(ctx context.Context, in api.ShutdownInput) (api.ShutdownResult, error) {
 	var out api.ShutdownResult
 	err := a.onVM(ctx, in.VMRef, func(s *session, vm *object.VirtualMachine) error {
@@ -42,8 +42,13 @@ func (a *Activities) ShutdownVM(ctx context.Context, in api.ShutdownInput) (api.
 				out.How = "guest shutdown"
 				return nil
 			}
-			if !in.Force {
-				return failed(api.CodeSourceRunning, asked, "the guest of VM %s did not shut down within %s", in.InstanceUUID, in.Limit)
+			switch {
+			case away(asked):
+				return failed(api.CodeVCenter, asked, "shut down the guest of VM %s in vCenter %s", in.InstanceUUID, s.name)
+			case !in.Force && asked != nil:
+				return failed(api.CodeSourceRunning, asked, "the guest of VM %s cannot be shut down", in.InstanceUUID)
+			case !in.Force:
+				return failed(api.CodeSourceRunning, nil, "the guest of VM %s did not shut down within %s", in.InstanceUUID, in.Limit)
 			}
 		}
 		out.How = "power off"

@@ -106,6 +106,38 @@ func TestPower(t *testing.T) {
 	require.Equal(t, "power off", r.How)
 }
 
+// TestGuestThatDoesNotShutDown has its whole time; then it is switched off only if that
+// was asked for.
+func TestGuestThatDoesNotShutDown(t *testing.T) {
+	const limit = 600 * time.Millisecond
+	w := newWorld(t)
+	down := func(name string, force bool) (api.ShutdownResult, time.Duration, error) {
+		_, ref := w.vm(t, name)
+		begun := time.Now()
+		r, err := w.ShutdownVM(t.Context(), api.ShutdownInput{VMRef: ref, Limit: api.Duration(limit), Force: force})
+		return r, time.Since(begun), err
+	}
+	w.sim.Hang("db-1")
+	_, took, err := down("db-1", false)
+	requireCode(t, err, api.CodeSourceRunning)
+	require.ErrorContains(t, err, "did not shut down within 600ms")
+	require.GreaterOrEqual(t, took, limit)
+	vm, _ := w.vm(t, "db-1")
+	require.True(t, vm.PoweredOn, "nobody asked for its power")
+	r, took, err := down("db-1", true)
+	require.NoError(t, err)
+	require.Equal(t, api.ShutdownResult{WasOn: true, How: "power off"}, r)
+	require.GreaterOrEqual(t, took, limit, "the guest had all of its time")
+
+	w.sim.NoTools("app-1")
+	_, _, err = down("app-1", false)
+	requireCode(t, err, api.CodeSourceRunning)
+	require.ErrorContains(t, err, "cannot be shut down")
+	r, _, err = down("app-1", true)
+	require.NoError(t, err)
+	require.Equal(t, "power off", r.How)
+}
+
 func TestAttachAndDetach(t *testing.T) {
 	w := newWorld(t)
 	vm, ref := w.vm(t, "db-1")

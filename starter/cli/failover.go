@@ -56,6 +56,28 @@ func (t *timerFlags) into() (after api.Duration, action string, err error) {
 	return 0, "", nil
 }
 
+// shutdownFlags say how an unplanned failover brings its source down.
+type shutdownFlags struct {
+	limit    time.Duration
+	powerOff bool
+}
+
+func (s *shutdownFlags) add(cmd *cobra.Command) {
+	cmd.Flags().DurationVar(&s.limit, "shutdown-limit", 0, "unplanned: how long the source's guest has to shut down (default: "+api.DefaultShutdown.String()+")")
+	cmd.Flags().BoolVar(&s.powerOff, "then-power-off", false, "unplanned: switch a source off that has not shut down by then")
+}
+
+func (s *shutdownFlags) into(planned bool) (api.SourceShutdown, error) {
+	out := api.SourceShutdown{Limit: api.Duration(s.limit), ThenPowerOff: s.powerOff}
+	if wrong := api.ValidateShutdown(out); len(wrong) > 0 {
+		return out, &usageError{errors.New("--shutdown-limit: " + wrong[0].Reason)}
+	}
+	if planned && out != (api.SourceShutdown{}) {
+		return out, &usageError{errors.New("--shutdown-limit and --then-power-off are for --unplanned: a planned failover switches off a source that is frozen at its last point")}
+	}
+	return out, nil
+}
+
 // choices are the choices of a recovery point, for people.
 func choices() string {
 	names := make([]string, len(api.PointChoices))
@@ -70,13 +92,15 @@ func (a *app) failoverCommand() *cobra.Command {
 	var point pointFlags
 	var reason string
 	var timer timerFlags
+	var source shutdownFlags
 	cmd := &cobra.Command{
 		Use:   "failover VM --planned|--unplanned",
 		Short: "Bring a machine up on the target side",
 		Long: "Bring a machine up on the target side.\n" +
 			"Planned: the source makes a last recovery point while frozen and goes down; nothing is lost.\n" +
 			"Unplanned: from a recovery point that exists; the source is shut down if it can be reached. If it cannot,\n" +
-			"a reason must be given, because it may still be running.",
+			"a reason must be given, because it may still be running. The source shuts down by its VMware Tools, within --shutdown-limit;\n" +
+			"with --then-power-off it is switched off when it has not.",
 		Example: "  drover failover db-1 --planned\n  drover failover db-1 --unplanned --point-id 214 --reason \"site A burns\"",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -91,6 +115,9 @@ func (a *app) failoverCommand() *cobra.Command {
 			if r.CommitAfter, r.OnTimer, err = timer.into(); err != nil {
 				return err
 			}
+			if r.Shutdown, err = source.into(planned); err != nil {
+				return err
+			}
 			return a.act(cmd.Context(), args[0], api.ActionFailover, r)
 		},
 	}
@@ -98,6 +125,7 @@ func (a *app) failoverCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&unplanned, "unplanned", false, "the source may be gone")
 	cmd.Flags().StringVar(&reason, "reason", "", "why, when the source cannot be shut down")
 	cmd.Flags().BoolVar(&verify, "verify", false, "planned: compare the source with its replica first; it reads all disks")
+	source.add(cmd)
 	timer.add(cmd)
 	point.add(cmd)
 	return cmd

@@ -34,6 +34,7 @@ type dryRun struct {
 	Drill    string           `json:"drill,omitempty"`   // the last test that was done; Changes are since then
 	Changes  []string         `json:"changes,omitempty"`
 	past     []*evidence.Pack // of the same kind
+	shutdown api.SourceShutdown
 }
 
 // dryStep is one step of it.
@@ -57,6 +58,7 @@ func (a *app) dryPlan(ctx context.Context, in api.PlanRunInput) error {
 	}
 	plan := v.Plans[i].Plan
 	d := &dryRun{Plan: in.Plan, Kind: in.Kind, RTO: plan.RTO, Problems: []string{}}
+	d.shutdown = plan.Shutdown
 	status, err := a.compilePlan(ctx, in)
 	if err != nil {
 		return err
@@ -69,7 +71,7 @@ func (a *app) dryPlan(ctx context.Context, in api.PlanRunInput) error {
 	for _, s := range status.Steps {
 		step := dryStep{ID: s.ID, Kind: s.Kind, Does: doesAction(plan, s), Takes: times.Steps[s.ID]}
 		if s.Kind == "machine" {
-			if step.Does, step.Problem, err = a.dryMachine(ctx, ofPhase(in, s), v, s.Name); err != nil {
+			if step.Does, step.Problem, err = a.dryMachine(ctx, ofPhase(in, s), d, v, s.Name); err != nil {
 				return err
 			}
 			if s.Phase != "" && s.Phase != api.PlanReprotect {
@@ -136,7 +138,7 @@ func ofPhase(in api.PlanRunInput, s api.PlanStep) api.PlanRunInput {
 }
 
 // dryMachine says what the run would do with a machine, and why it could not.
-func (a *app) dryMachine(ctx context.Context, in api.PlanRunInput, v api.VaultStatus, name string) (does, problem string, err error) {
+func (a *app) dryMachine(ctx context.Context, in api.PlanRunInput, d *dryRun, v api.VaultStatus, name string) (does, problem string, err error) {
 	m, err := memberOf(v, name)
 	if err != nil {
 		return "", "", err
@@ -150,8 +152,11 @@ func (a *app) dryMachine(ctx context.Context, in api.PlanRunInput, v api.VaultSt
 	switch action {
 	case api.ActionFailover, api.ActionTestFailover:
 		does = fmt.Sprintf("%s from %s", action, point(in, line))
-		if in.Kind == api.PlanPlanned {
-			does = action + " from a last point, the source shut down"
+		switch in.Kind {
+		case api.PlanPlanned:
+			does = action + " from a last point, the source switched off while it is frozen there"
+		case api.PlanUnplanned:
+			does += ", " + bringsDown(d.shutdown, in.Reason)
 		}
 		network := s.TargetSpec.Network
 		if action == api.ActionTestFailover {
@@ -174,6 +179,18 @@ func (a *app) dryMachine(ctx context.Context, in api.PlanRunInput, v api.VaultSt
 		}
 	}
 	return does, problem, nil
+}
+
+// bringsDown says what becomes of the source in an unplanned failover.
+func bringsDown(s api.SourceShutdown, reason string) string {
+	text := fmt.Sprintf("the source has %s to shut down", s.Within())
+	switch {
+	case s.ThenPowerOff:
+		return text + ", then it is switched off"
+	case reason != "":
+		return text + "; if it does not, it may go on running"
+	}
+	return text + "; if it does not, this step fails"
 }
 
 // point is the recovery point that a failover would take, as far as is known.

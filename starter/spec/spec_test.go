@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"drover/datapath/throttle"
+	"drover/workflows/api"
 )
 
 func write(t *testing.T, text string) string {
@@ -30,6 +31,7 @@ func TestExamples(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "app-2", plan.Groups[1].Machines[1].Name)
 	require.True(t, plan.Groups[1].Machines[1].Optional)
+	require.Equal(t, api.SourceShutdown{Limit: api.Duration(5 * time.Minute), ThenPowerOff: true}, plan.Shutdown)
 }
 
 func TestPlansThatAreRefused(t *testing.T) {
@@ -38,6 +40,7 @@ func TestPlansThatAreRefused(t *testing.T) {
 		{"machine twice", "name: shop\ngroups:\n  - name: db\n    machines:\n      - {name: a}\n      - {name: a}\n", ":6:16: groups[0].machines[1].name: machine a is in the plan twice"},
 		{"empty group", "name: shop\ngroups:\n  - name: db\n    machines: []\n", ":4:15: groups[0].machines: group db is empty"},
 		{"goal below nothing", "name: shop\nrto: -5m\ngroups:\n  - {name: db, machines: [{name: a}]}\n", ":2:6: rto: -5m0s: want 0 (no goal) or more"},
+		{"no time to shut down", "name: shop\nshutdown:\n  limit: 1s\ngroups:\n  - {name: db, machines: [{name: a}]}\n", ":3:10: shutdown.limit: 1s: want 10s to 1h0m0s"},
 		{"no machines at all", "name: shop\ngroups:\n  - name: db\n", "groups[0].machines: group db is empty"},
 		{"missing script", "name: shop\nbefore:\n  - name: x\n    script: {args: [a]}\ngroups:\n  - {name: db, machines: [{name: a}]}\n", "before[0].script.file: \"\": want the plain name"},
 		{"no action", "name: shop\nbefore:\n  - name: x\ngroups:\n  - {name: db, machines: [{name: a}]}\n", "want exactly one of script, webhook, runbook and manual"},

@@ -29,6 +29,13 @@ func (s *Sim) NoTools(vm string) {
 	s.noTools[vm] = true
 }
 
+// Hang lets a VM's guest never come to the end of a shutdown.
+func (s *Sim) Hang(vm string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hangs[vm] = true
+}
+
 // Deny takes a privilege from a user, on the named objects or on all.
 func (s *Sim) Deny(user, privilege string, objects ...string) {
 	names := map[string]bool{}

@@ -112,10 +112,13 @@ func (v *vm) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_Task) 
 // ShutdownGuest needs running Tools, is clean, and takes a while.
 func (v *vm) ShutdownGuest(ctx *simulator.Context, req *types.ShutdownGuest) soap.HasFault {
 	v.sim.mu.Lock()
-	none := v.sim.noTools[v.Name]
+	none, hangs := v.sim.noTools[v.Name], v.sim.hangs[v.Name]
 	v.sim.mu.Unlock()
-	if none {
+	switch {
+	case none:
 		return &methods.ShutdownGuestBody{Fault_: simulator.Fault("", &types.ToolsUnavailable{})}
+	case hangs:
+		return &methods.ShutdownGuestBody{Res: &types.ShutdownGuestResponse{}}
 	}
 	ctx.Update(v.VirtualMachine, []types.PropertyChange{{Name: "runtime.cleanPowerOff", Val: true}})
 	return v.VirtualMachine.ShutdownGuest(ctx, req)

@@ -48,6 +48,7 @@ type Sim struct {
 	holders map[string]string // disk file -> VM that runs with it or is the master target
 	faults  map[string]types.BaseMethodFault
 	noTools map[string]bool
+	hangs   map[string]bool
 	denied  map[string]map[string]bool // user and privilege -> objects; none: all
 }
 
@@ -60,7 +61,7 @@ func Start(ctx context.Context, dir, listen string, spec Spec) (*Sim, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "datastore"), 0o755); err != nil {
 		return nil, fmt.Errorf("start the simulated vCenter: %w", err)
 	}
-	s := &Sim{dir: dir, spec: spec, faults: map[string]types.BaseMethodFault{}, noTools: map[string]bool{}, denied: map[string]map[string]bool{}}
+	s := &Sim{dir: dir, spec: spec, faults: map[string]types.BaseMethodFault{}, noTools: map[string]bool{}, hangs: map[string]bool{}, denied: map[string]map[string]bool{}}
 	if err := s.serve(listen); err != nil {
 		return nil, fmt.Errorf("start the simulated vCenter: %w", err)
 	}

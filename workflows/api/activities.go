@@ -250,7 +250,7 @@ type VMRef struct {
 	InstanceUUID string `json:"instanceUUID"`
 }
 
-// ShutdownInput shuts a VM down: guest shutdown with a limit, then power off if
+// ShutdownInput shuts a VM down: by its guest, which has Limit for it, then by power if
 // Force. Freeze: the guest is frozen by a final cut, so power off at once.
 type ShutdownInput struct {
 	VMRef

@@ -268,6 +268,8 @@ type ActionRequest struct {
 	// CommitAfter (failover) decides by itself when nobody does so long: OnTimer says what.
 	CommitAfter Duration `json:"commitAfter,omitempty"`
 	OnTimer     string   `json:"onTimer,omitempty"` // commit (default) or roll-back
+	// Shutdown (unplanned failover) is how the source is brought down.
+	Shutdown SourceShutdown `json:"shutdown,omitzero"`
 	// Verify (planned failover, failback) compares source and replica first.
 	Verify bool `json:"verify,omitempty"`
 	// CleanAfter (test failover) deletes what the test made when nobody does so long.

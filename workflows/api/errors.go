@@ -143,7 +143,7 @@ var catalogue = []Error{
 	{Code: CodeSourceRunning, Component: "source", Failover: FailoverBlocked, Permanent: true,
 		Cause:    "the source could not be shut down",
 		Evidence: "vCenter's tasks of the VM",
-		Action:   "shut it down by hand, or give a reason to go on without"},
+		Action:   "shut it down by hand, have it switched off when its guest does not shut down (`thenPowerOff`), or give a reason to go on without"},
 	{Code: CodeTarget, Component: "target", Failover: FailoverBlocked,
 		Cause:    "the target refused or failed",
 		Evidence: "the target's activity log",

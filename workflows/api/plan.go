@@ -16,6 +16,8 @@ type Plan struct {
 	// RTO is the goal for the whole and for each machine, from the start of a run to the
 	// checked machine. It stops nothing; drover evidence tells whether it was met.
 	RTO Duration `json:"rto,omitempty"`
+	// Shutdown is how an unplanned failover brings the sources down.
+	Shutdown SourceShutdown `json:"shutdown,omitzero"`
 }
 
 // PlanGroup is a group of machines that recover together.

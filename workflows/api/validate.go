@@ -186,6 +186,9 @@ func ValidatePlan(p Plan) []FieldError {
 	if p.RTO < 0 {
 		c.fail("rto", "%s: want 0 (no goal) or more", p.RTO)
 	}
+	for _, wrong := range ValidateShutdown(p.Shutdown) {
+		c.fail("shutdown."+wrong.Path, "%s", wrong.Reason)
+	}
 	actions := c.actions("before", p.Before) + c.actions("after", p.After)
 	if len(p.Groups) == 0 || len(p.Groups) > MaxGroups {
 		c.fail("groups", "%d groups, want 1 to %d", len(p.Groups), MaxGroups)

@@ -18,11 +18,9 @@ import (
 
 // Bounds of a failover.
 const (
-	// shutdownLimit counts from the request: an unplanned failover does not wait
-	// longer for a source that may be gone.
-	shutdownLimit = 5 * time.Minute
-	shutdownLeast = 30 * time.Second // what is tried even when the request is old
-	revokeLimit   = 2 * time.Minute  // to finish what was acknowledged
+	shutdownLimit = 5 * time.Minute // of a planned failover, whose source is switched off
+	powerOffLimit = time.Minute     // of an unplanned one, beside what the guest has
+	revokeLimit   = 2 * time.Minute // to finish what was acknowledged
 )
 
 // Params of a failover. They stand in histories.
@@ -169,12 +167,13 @@ func (f *failover) powerOff(ctx workflow.Context) error {
 	return nil
 }
 
-// tryShutdown goes on without the source's shutdown only for a stated reason.
+// tryShutdown gives the guest its time, and switches the source off if that was asked for.
+// It goes on with a source that may run only for a stated reason.
 func (f *failover) tryShutdown(ctx workflow.Context) error {
-	limit := max(f.Asked.Add(shutdownLimit).Sub(workflow.Now(ctx)), shutdownLeast)
+	how := f.Request.Shutdown
 	r, err := call.ShutdownVM(ctx, api.ShutdownInput{
-		VMRef: f.source(), Limit: api.Duration(limit / 2), Force: true,
-	}, limit)
+		VMRef: f.source(), Limit: api.Duration(how.Within()), Force: how.ThenPowerOff,
+	}, how.Within()+powerOffLimit)
 	switch {
 	case err == nil:
 		f.wentDown(ctx, r)
@@ -182,7 +181,8 @@ func (f *failover) tryShutdown(ctx workflow.Context) error {
 		return err
 	case f.Request.Reason == "":
 		return fault.Wrap(api.CodeSourceRunning, err,
-			"the source could not be shut down (%s) and may still be running; shut it down by hand, or give a reason to fail over without", fault.Message(err))
+			"the source could not be shut down (%s) and may still be running; shut it down by hand, have it switched off then (--then-power-off; "+
+				"a plan's shutdown.thenPowerOff), or give a reason to fail over without", fault.Message(err))
 	default:
 		f.warn("the source could not be shut down: %s; make sure that it stays off (reason given: %s)", fault.Message(err), f.Request.Reason)
 	}

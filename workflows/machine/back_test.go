@@ -208,6 +208,64 @@ func TestWhatIsLostIsTold(t *testing.T) {
 	require.NotContains(t, planned.result.Message, "lost")
 }
 
+// TestHowTheSourceIsBroughtDown: the guest has its whole time, and the power goes off only
+// if that was asked for; a planned failover switches a frozen source off.
+func TestHowTheSourceIsBroughtDown(t *testing.T) {
+	within := func(d time.Duration, off bool) api.ActionRequest {
+		return api.ActionRequest{Shutdown: api.SourceShutdown{Limit: api.Duration(d), ThenPowerOff: off}}
+	}
+	for name, c := range map[string]struct {
+		request api.ActionRequest
+		limit   time.Duration
+		want    api.ShutdownInput
+	}{
+		"as it is":     {api.ActionRequest{}, api.DefaultShutdown, api.ShutdownInput{}},
+		"with a limit": {within(20*time.Minute, false), 20 * time.Minute, api.ShutdownInput{}},
+		"then off":     {within(0, true), api.DefaultShutdown, api.ShutdownInput{Force: true}},
+		"planned":      {api.ActionRequest{Planned: true}, shutdownOfPlanned, api.ShutdownInput{Force: true, Freeze: true}},
+	} {
+		w := newWorld(t)
+		var got []api.ShutdownInput
+		reg(w, api.ActShutdownVM, func(in api.ShutdownInput) api.ShutdownResult {
+			got = append(got, in)
+			return api.ShutdownResult{WasOn: true}
+		})
+		w.expect(api.StateProtected)
+		over := w.ask(api.ActionFailover, c.request)
+		w.expect(api.StateFailedOver)
+		w.play()
+		require.NoError(t, over.err, name)
+		c.want.VMRef, c.want.Limit = api.VMRef{VCenter: "vc-1", InstanceUUID: "i-1"}, api.Duration(c.limit)
+		require.Equal(t, []api.ShutdownInput{c.want}, got, name)
+	}
+	w := newWorld(t)
+	w.expect(api.StateProtected)
+	short := w.ask(api.ActionFailover, within(time.Second, true))
+	w.play()
+	require.Equal(t, api.CodeInvalid, fault.Code(short.err))
+	require.ErrorContains(t, short.err, "shutdown.limit")
+}
+
+// shutdownOfPlanned is what a planned failover gives vCenter to switch the source off.
+const shutdownOfPlanned = 5 * time.Minute
+
+// TestPlannedFailoverNeedsItsSourceDown: it goes no further, and puts all back.
+func TestPlannedFailoverNeedsItsSourceDown(t *testing.T) {
+	w := newWorld(t)
+	w.expect(api.StateProtected)
+	w.then(func() { w.fails[api.ActShutdownVM] = fault.New(api.CodeVCenterDenied, "the user lacks a privilege") })
+	over := w.ask(api.ActionFailover, api.ActionRequest{Planned: true, Reason: "no reason is enough"})
+	w.expect(api.StateProtected)
+	w.then(func() {
+		after := w.since(api.ActShutdownVM)
+		require.Subset(t, after, []string{api.ActPowerOnVM, api.ActRelease})
+		require.NotContains(t, after, api.ActFence)
+		require.NotContains(t, after, api.ActCreateMachine)
+	})
+	w.play()
+	require.Equal(t, api.CodeSourceRunning, fault.Code(over.err))
+}
+
 // TestFinalPointMustBeTheFinalCut: a planned failover starts nothing from a point that is not
 // what the source was when it was frozen for good.
 func TestFinalPointMustBeTheFinalCut(t *testing.T) {

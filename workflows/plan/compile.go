@@ -67,7 +67,7 @@ func (r *run) compile(ctx workflow.Context) error {
 	if r.in.Kind == api.PlanRollBack {
 		slices.Reverse(p.Groups)
 	}
-	r.groups = len(p.Groups)
+	r.groups, r.shutdown = len(p.Groups), p.Shutdown
 	members, err := r.find(ctx, p)
 	if err != nil {
 		return err

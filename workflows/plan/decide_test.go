@@ -171,6 +171,20 @@ func TestNextRunGoesOnWhereOneWasCancelled(t *testing.T) {
 	require.Equal(t, "fine", s.Steps[2].Message)
 }
 
+// TestHowSourcesAreBroughtDown goes from the plan to its machines, in an unplanned failover.
+func TestHowSourcesAreBroughtDown(t *testing.T) {
+	how := api.SourceShutdown{Limit: api.Duration(time.Minute), ThenPowerOff: true}
+	for kind, want := range map[api.PlanKind]api.SourceShutdown{api.PlanUnplanned: how, api.PlanPlanned: {}, api.PlanFailback: {}} {
+		p := quiet()
+		p.Shutdown = how
+		w := newWorld(p)
+		require.NoError(t, w.run(kind))
+		for _, a := range w.actions {
+			require.Equal(t, want, a.Request.Shutdown, kind)
+		}
+	}
+}
+
 func TestPointsByName(t *testing.T) {
 	w := newWorld(quiet())
 	w.ExecuteWorkflow(Workflow, api.PlanRunInput{Plan: "shop", Kind: api.PlanUnplanned, Points: map[string]ident.Seq{"db-1": 7},

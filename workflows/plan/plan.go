@@ -38,6 +38,8 @@ type run struct {
 	status api.PlanStatus
 	steps  []step
 	groups int
+	// shutdown is how the plan brings sources down.
+	shutdown api.SourceShutdown
 	// decisions by step, not yet taken up
 	decided   map[string]decision
 	cancelled string // by whom; "" is not
