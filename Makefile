@@ -90,9 +90,14 @@ steps: ## simulate every kind of a plan's run and disturb every call of it in ev
 	go test -count=1 -timeout 30m -v -run TestEveryStep ./starter/simulate -long
 	go test -count=1 -timeout 30m -run TestLargestPlan ./workflows/plan -long
 
+AZURITE_PACKAGES := ./datapath/azstorage/ ./datapath/cachestore/blockblob/ ./tests/pageblob/ ./tests/compat/
+
 .PHONY: test-azure
-test-azure: setup-test ## the page blob store and its cache on an emulator: conformance, faults, recovery, processes killed at every step
-	go test -count=1 -timeout 30m ./datapath/azstorage/ ./datapath/replica/pageblob/... ./datapath/cachestore/... ./tests/pageblob/ -rapid.checks=60
+test-azure: setup-test ## page blobs, cache, machines and log-ins on emulators, in memory and on disk: conformance, faults, failover, processes killed at every step
+	go test -count=1 -timeout 30m $(AZURITE_PACKAGES) ./datapath/cachestore/ ./datapath/replica/pageblob/vhd/ ./activities/azure/ ./tests/azurearm/
+	go test -count=1 -timeout 30m ./datapath/replica/pageblob/ -rapid.checks=60
+	DROVER_AZURITE_DISK=1 go test -count=1 -timeout 30m $(AZURITE_PACKAGES)
+	DROVER_AZURITE_DISK=1 go test -count=1 -timeout 30m ./datapath/replica/pageblob/ -rapid.checks=20
 	go test -tags failpoint -count=1 -timeout 60m -run InAzure ./tests/kill/ -azure
 
 .PHONY: test-vsphere

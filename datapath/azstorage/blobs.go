@@ -112,8 +112,8 @@ func (c *Container) Remove(ctx context.Context, name string, cond If) error {
 	return err
 }
 
-// Each calls f for every blob below the prefix, in the order of names, its snapshots
-// before it.
+// Each calls f for every blob below the prefix, in the order of names, and for its
+// snapshots, if they are asked for, before it or behind it.
 func (c *Container) Each(ctx context.Context, prefix string, include container.ListBlobsInclude, f func(*container.BlobItem) error) error {
 	pager := c.NewListBlobsFlatPager(&container.ListBlobsFlatOptions{Prefix: &prefix, Include: include})
 	for pager.More() {

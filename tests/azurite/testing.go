@@ -15,18 +15,30 @@ import (
 	"drover/datapath/azstorage"
 )
 
-// shared is the emulator in memory that the tests of one package use together.
+// OnDisk is the environment's variable that has tests keep the emulator's data on disk
+// instead of in memory, when it is not empty.
+const OnDisk = "DROVER_AZURITE_DISK"
+
+// shared is the emulator that the tests of one package use together.
 var shared struct {
 	once   sync.Once
 	server *Server
 	err    error
 }
 
-// Shared gives an emulator in memory that all tests of the package use; Main stops it. A
-// test is skipped when it is not installed, and fails where it must be.
+// Shared gives an emulator that all tests of the package use; Main stops it. A test is
+// skipped when it is not installed, and fails where it must be.
 func Shared(t testing.TB) *Server {
 	t.Helper()
-	shared.once.Do(func() { shared.server, shared.err = Start(t.Context(), "") })
+	shared.once.Do(func() {
+		var dir string
+		if os.Getenv(OnDisk) != "" {
+			dir, shared.err = os.MkdirTemp("", "drover-azurite-") // it lives longer than the test
+		}
+		if shared.err == nil {
+			shared.server, shared.err = Start(t.Context(), dir)
+		}
+	})
 	Need(t, shared.err)
 	return shared.server
 }
@@ -49,7 +61,11 @@ type Main struct{ M *testing.M }
 func (m Main) Run() int {
 	code := m.M.Run()
 	if s := shared.server; s != nil && s.cmd != nil {
-		if err := s.Stop(); err != nil {
+		err := s.Stop()
+		if s.dir != "" {
+			err = errors.Join(err, os.RemoveAll(s.dir))
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}

@@ -1,5 +1,5 @@
 // Package compat reads what earlier releases have stored: change sets, replica
-// stores, spools, caches, grants and records of comparisons.
+// stores in directories and in page blobs (for which it needs the emulator), spools, caches, grants and records of comparisons.
 //
 // The rule: a file in testdata is never changed or removed. Whoever raises the
 // version of a format adds a sample of the new one, with

@@ -216,6 +216,7 @@ func TestGrants(t *testing.T) {
 func TestVersionsAreDescribed(t *testing.T) {
 	for folder, version := range map[string]int{
 		"changeset": newestChangeSet(t), "wire": wireVersion, "replica/file": marksOf(t, newStore(t)).manifest,
+		"replica/pageblob": len(samples(t, "pageblob-v*.zip")), // one of each version
 	} {
 		doc, err := os.ReadFile(filepath.Join("..", "..", "datapath", filepath.FromSlash(folder), "FORMAT.md"))
 		require.NoError(t, err)

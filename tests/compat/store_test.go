@@ -41,13 +41,20 @@ func words(n int, text string) []byte {
 	return bytes.Repeat([]byte(fmt.Sprintf("%-64s", text)), n*block/64)
 }
 
-// newStore makes a store with all that one can have: a base copy in two sets,
-// points with and without undo, one that was thinned away, a hold, documents. Beside
-// it stands what each disk is at each point.
+// newStore makes a store in a directory, see fillStore.
 func newStore(t *testing.T) string {
 	dir := t.TempDir()
 	s, err := file.Open(filepath.Join(dir, "store"))
 	require.NoError(t, err)
+	fillStore(t, s, dir)
+	return dir
+}
+
+// fillStore gives a store all that one can have: a base copy in two sets, points with
+// changes of every kind, one that was thinned away, a hold, documents. In the directory
+// it leaves what each disk is at each point.
+func fillStore(t *testing.T, s replica.Store, dir string) {
+	t.Helper()
 	require.NoError(t, s.PutDocument(t.Context(), "plan", []byte("{}")))
 	w, err := s.OpenWriter(t.Context(), 3, storeSpec())
 	require.NoError(t, err)
@@ -82,7 +89,6 @@ func newStore(t *testing.T) string {
 			require.NoError(t, os.WriteFile(path, content, 0o600))
 		}
 	}
-	return dir
 }
 
 func readPoint(t *testing.T, r replica.Reader, point ident.Seq, disk ident.DiskID) []byte {
@@ -152,33 +158,39 @@ func TestStores(t *testing.T) {
 		known = append(known, marksOf(t, dir))
 		s, err := file.Open(filepath.Join(dir, "store"))
 		require.NoError(t, err)
-		docs, err := s.Documents(t.Context())
-		require.NoError(t, err)
-		require.Equal(t, map[string][]byte{"plan": []byte("{}")}, docs)
-		r, err := s.OpenReader(t.Context(), storeSpec().Machine)
-		require.NoError(t, err)
-		requirePoints(t, dir, r, "2", "3", "5", "6")
-
-		w, err := s.OpenWriter(t.Context(), 4, storeSpec())
-		require.NoError(t, err, sample)
-		st := w.State()
-		require.Equal(t, uint32(1), st.Generation)
-		require.Equal(t, storeSpec().Documents, st.Spec.Documents)
-		require.True(t, st.Complete)
-		require.Equal(t, "note", st.Points[3].Note)
-		skipped, err := w.Delete(t.Context(), []ident.Seq{5})
-		require.NoError(t, err)
-		require.Equal(t, []ident.Seq{5}, skipped, "its hold is known")
-		next, err := w.Apply(t.Context(), replicatest.After(st, changeset.Delta).Write(0, block, words(3, "next")).Zero(1, 0, 4*block).Cut(replicatest.Crash()))
-		require.NoError(t, err)
-		require.Equal(t, ident.Seq(7), next.ID)
-		require.Equal(t, words(3, "next"), readPoint(t, r, 7, storeSpec().Disks[0].ID)[block:4*block])
-		requirePoints(t, dir, r, "2", "3", "5", "6")
-		_, err = w.Delete(t.Context(), []ident.Seq{3})
-		require.NoError(t, err)
-		require.NoError(t, os.RemoveAll(filepath.Join(dir, "points", "3")))
-		requirePoints(t, dir, r, "2", "5", "6")
-		require.NoError(t, w.Close())
+		requireStore(t, s, dir)
 	}
 	require.Contains(t, known, now, "the store's format has changed: add a sample with -write, and keep reading the others")
+}
+
+// requireStore reads all that fillStore has made, and goes on from there.
+func requireStore(t *testing.T, s replica.Store, dir string) {
+	t.Helper()
+	docs, err := s.Documents(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, map[string][]byte{"plan": []byte("{}")}, docs)
+	r, err := s.OpenReader(t.Context(), storeSpec().Machine)
+	require.NoError(t, err)
+	requirePoints(t, dir, r, "2", "3", "5", "6")
+
+	w, err := s.OpenWriter(t.Context(), 4, storeSpec())
+	require.NoError(t, err)
+	st := w.State()
+	require.Equal(t, uint32(1), st.Generation)
+	require.Equal(t, storeSpec().Documents, st.Spec.Documents)
+	require.True(t, st.Complete)
+	require.Equal(t, "note", st.Points[3].Note)
+	skipped, err := w.Delete(t.Context(), []ident.Seq{5})
+	require.NoError(t, err)
+	require.Equal(t, []ident.Seq{5}, skipped, "its hold is known")
+	next, err := w.Apply(t.Context(), replicatest.After(st, changeset.Delta).Write(0, block, words(3, "next")).Zero(1, 0, 4*block).Cut(replicatest.Crash()))
+	require.NoError(t, err)
+	require.Equal(t, ident.Seq(7), next.ID)
+	require.Equal(t, words(3, "next"), readPoint(t, r, 7, storeSpec().Disks[0].ID)[block:4*block])
+	requirePoints(t, dir, r, "2", "3", "5", "6")
+	_, err = w.Delete(t.Context(), []ident.Seq{3})
+	require.NoError(t, err)
+	require.NoError(t, os.RemoveAll(filepath.Join(dir, "points", "3")))
+	requirePoints(t, dir, r, "2", "5", "6")
+	require.NoError(t, w.Close())
 }
