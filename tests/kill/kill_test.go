@@ -36,11 +36,11 @@ const (
 	longVariable = "DROVER_KILL_LONG" // rounds of its load
 	// azureVariable is the endpoint of its storage account, if it has no directories.
 	azureVariable = "DROVER_KILL_AZURE"
-	atOnce        = 2           // children
-	lifeLimit     = time.Minute // of a child
+	atOnce        = 2               // children
+	lifeLimit     = 3 * time.Minute // of a child
 	cadence       = 4 * time.Millisecond
-	azureCadence  = 40 * time.Millisecond
-	beforeKill    = 400 // rounds, of which a few are enough to be killed
+	azureCadence  = 400 * time.Millisecond // faster, and a busy emulator gets a backlog
+	beforeKill    = 400                    // rounds, of which a few are enough to be killed
 	afterKill     = 3
 	held          = time.Hour
 )
@@ -48,8 +48,10 @@ const (
 // sizes of the machine's disks; the last block of the second is a short one.
 var sizes = []int64{96 * rig.Block, 40*rig.Block + 1536}
 
-// retention thins fast what nobody holds.
-var retention = replica.Retention{Keep: time.Hour, Steps: []replica.ThinStep{{Until: 20 * time.Millisecond}, {Until: time.Hour, Every: 40 * time.Millisecond}}}
+// retention thins fast what nobody holds: most points, at that cadence.
+func retention(every time.Duration) replica.Retention {
+	return replica.Retention{Keep: time.Hour, Steps: []replica.ThinStep{{Until: 5 * every}, {Until: time.Hour, Every: 10 * every}}}
+}
 
 // counts are how often a place is reached until the process is killed there; 0 is
 // any number up to mostCount.
@@ -60,10 +62,12 @@ const mostCount = 15
 // newRig is the machine in the directory, whose disks are made by who comes first.
 func newRig(t *testing.T, dir, azure string) *rig.Rig {
 	r := rig.New(t)
+	every := cadence
 	if azure != "" {
+		every = azureCadence
 		r.Stores = func() (replica.Store, cachestore.Store) { return containers(t, azure, dir) }
 	}
-	r.Dir, r.Machine, r.Retention = dir, ident.NewMachineID("vc", "killed"), retention
+	r.Dir, r.Machine, r.Retention = dir, ident.NewMachineID("vc", "killed"), retention(every)
 	for i, size := range sizes {
 		uuid := string(rune('a' + i))
 		r.Disks = append(r.Disks, controlapi.Disk{ID: ident.NewDiskID(r.Machine, uuid), BackingUUID: uuid, Size: size})
@@ -91,9 +95,6 @@ func TestKilledAtEveryPlaceInAzure(t *testing.T) {
 	if !failpoint.Enabled || !*inAzure {
 		t.Skip("not asked for: run make test-azure")
 	}
-	s, err := azurite.Start(t.Context(), "")
-	azurite.Need(t, err)
-	t.Cleanup(func() { require.NoError(t, s.Stop()) })
 	room := make(chan struct{}, atOnce)
 	for _, place := range failpoint.PageBlobNames {
 		for _, count := range []int{1, 4} {
@@ -101,6 +102,10 @@ func TestKilledAtEveryPlaceInAzure(t *testing.T) {
 				t.Parallel()
 				room <- struct{}{}
 				defer func() { <-room }()
+				// Each has an emulator of its own: one for all gets slower by the minute.
+				s, err := azurite.Start(t.Context(), "")
+				azurite.Need(t, err)
+				t.Cleanup(func() { require.NoError(t, s.Stop()) })
 				dir := t.TempDir()
 				s.Account(t, dir)
 				kill(t, place, count, dir, s.Endpoint())
