@@ -106,7 +106,7 @@ test-vsphere: ## sessions, watching (300 VMs), privileges, disks and the way bac
 	go test -count=1 -timeout 5m ./workflows/discovery/ ./workflows/failback/ ./workflows/machine/ ./workflows/vcenter/
 
 .PHONY: push-demo
-push-demo: setup-test ## install the agent over a real sshd in a guest of its own, then upgrade and remove it
+push-demo: setup-test ## install the agent in a guest of its own, over a real sshd and by VMware Tools, then upgrade and remove it
 	go test -count=1 -timeout 5m -v ./tests/push -show
 
 .PHONY: bench-vsphere

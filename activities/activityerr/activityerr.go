@@ -27,6 +27,16 @@ func Wrap(code string, cause error, format string, args ...any) error {
 	})
 }
 
+// Text gives what an error says, to be put into the text of another one. That of an error
+// with a code is its own; what it prints has its cause behind it, which its own text has
+// already.
+func Text(err error) string {
+	if app, ok := err.(*temporal.ApplicationError); ok {
+		return app.Message()
+	}
+	return err.Error()
+}
+
 // Of gives an error of the data path its code, with what was being done in front.
 // An error that has a code already, a cancellation and nil stay as they are; an
 // error that no code fits is api.CodeInternal, which is tried again.

@@ -1,15 +1,9 @@
 package push
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
@@ -43,19 +37,21 @@ func (g *guest) install(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	changed, err := g.copyProgram(local)
+	changed, err := g.copyProgram(ctx, local)
 	if err != nil {
 		return err
 	}
-	conf := fmt.Appendf(nil, "# Written by Drover's push installation; it is not overwritten.\nconfigServer: %q\nstate: %s\ntokenFile: %s\n", g.a.config.Server, stateDir, tokenFile)
-	if _, err := g.files.Stat(confFile); err == nil {
-		g.did("configuration", "%s is there, and stays", confFile)
-	} else if _, err := g.put("configuration", confFile, conf, 0o644); err != nil {
+	if err := g.configure(ctx); err != nil {
 		return err
 	}
-	unitChanged, err := g.put("unit", unit, unitText, 0o644)
+	unitChanged, err := g.put(ctx, unit, contentOf(unitText), 0o644)
 	if err != nil {
 		return err
+	}
+	if unitChanged {
+		g.did("unit", "%s is written", unit)
+	} else {
+		g.did("unit", "%s is as it should be", unit)
 	}
 	if err := g.enrol(ctx); err != nil {
 		return err
@@ -68,145 +64,114 @@ func (g *guest) install(ctx context.Context) error {
 
 // preflight refuses what could not work before anything is changed.
 func (g *guest) preflight(ctx context.Context) (local string, unitText []byte, systemd bool, err error) {
-	no := func(format string, args ...any) (string, []byte, bool, error) {
-		return "", nil, false, failed(api.CodeInvalid, nil, "push to %s: %s", g.in.Name, fmt.Sprintf(format, args...))
+	no := func(cause error, format string, args ...any) (string, []byte, bool, error) {
+		return "", nil, false, failed(api.CodeInvalid, cause, "push to %s: %s", g.in.Name, fmt.Sprintf(format, args...))
 	}
 	text, err := g.run(ctx, "uname -sm")
 	if err != nil {
-		return no("%v", err)
+		return no(err, "look what it is")
 	}
 	words := strings.Fields(text)
 	if len(words) != 2 || words[0] != "Linux" || architectures[words[1]] == "" {
-		return no("the guest is %q, there are agents for Linux on x86_64 and aarch64", strings.TrimSpace(text))
+		return no(nil, "the guest is %q, there are agents for Linux on x86_64 and aarch64", strings.TrimSpace(text))
 	}
 	if text, err = g.run(ctx, "id -u"); err != nil || strings.TrimSpace(text) != "0" {
-		return no("the user of credentials %s is not root (%s)", g.in.Credentials, strings.TrimSpace(text))
+		return no(err, "the user of credentials %s is not root (%s)", g.in.Credentials, strings.TrimSpace(text))
 	}
-	for _, file := range packaged {
-		if _, err := g.files.Stat(file); err == nil {
-			return no("the agent was installed by the guest's package manager (%s): upgrade and remove it there", file)
-		}
+	if err := g.notPackaged(ctx, "push to"); err != nil {
+		return "", nil, false, err
 	}
 	local = filepath.Join(g.a.config.Agents, "drover-agent-linux-"+architectures[words[1]])
 	info, err := os.Stat(local)
 	if err != nil {
-		return no("the configuration server has no agent for %s: %v", words[1], err)
+		return no(nil, "the configuration server has no agent for %s: %v", words[1], err)
 	}
 	if info.Size() > maxAgent {
-		return no("%s has %d bytes, at most %d", local, info.Size(), maxAgent)
+		return no(nil, "%s has %d bytes, at most %d", local, info.Size(), maxAgent)
 	}
 	if unitText, err = os.ReadFile(filepath.Join(g.a.config.Agents, service)); err != nil {
-		return no("the configuration server has no unit for systemd: %v", err)
+		return no(nil, "the configuration server has no unit for systemd: %v", err)
 	}
 	room := "unknown"
-	if v, err := g.files.StatVFS(path.Dir(program)); err == nil {
-		free := int64(v.Bavail * v.Bsize) //nolint:gosec // of a real disk
+	if free, err := g.free(ctx, path.Dir(program)); err == nil {
 		if room = api.Size(free); free < roomFactor*info.Size() {
-			return no("%s are free in %s, want %s", room, path.Dir(program), api.Size(roomFactor*info.Size()))
+			return no(nil, "%s are free in %s, want %s", room, path.Dir(program), api.Size(roomFactor*info.Size()))
 		}
 	}
-	_, err = g.files.Stat("/run/systemd/system")
-	systemd = err == nil
-	_, err = g.files.Stat("/sys/kernel/btf/vmlinux")
-	g.did("preflight", "Linux %s, %s free, systemd runs: %v, kernel can track changes by ebpf: %v", words[1], room, systemd, err == nil)
+	systemd, err = g.exists(ctx, "/run/systemd/system")
+	if err != nil {
+		return no(err, "look for systemd")
+	}
+	btf, err := g.exists(ctx, "/sys/kernel/btf/vmlinux")
+	if err != nil {
+		return no(err, "look what its kernel can")
+	}
+	g.did("preflight", "Linux %s, %s free, systemd runs: %v, kernel can track changes by ebpf: %v", words[1], room, systemd, btf)
 	return local, unitText, systemd, nil
 }
 
+// notPackaged refuses a guest whose package manager has the agent.
+func (g *guest) notPackaged(ctx context.Context, doing string) error {
+	for _, file := range packaged {
+		there, err := g.exists(ctx, file)
+		if err != nil {
+			return failed(api.CodePush, err, "%s %s: look for %s", doing, g.in.Name, file)
+		}
+		if there {
+			return failed(api.CodeInvalid, nil, "%s %s: the agent was installed by the guest's package manager (%s): install, upgrade and remove it there", doing, g.in.Name, file)
+		}
+	}
+	return nil
+}
+
 // copyProgram puts the program into its place in one step, if it is another one.
-func (g *guest) copyProgram(local string) (changed bool, err error) {
+func (g *guest) copyProgram(ctx context.Context, local string) (changed bool, err error) {
 	f, err := os.Open(local) //nolint:gosec // ours
 	if err != nil {
 		return false, failed(api.CodeInternal, err, "read the agent")
 	}
 	defer func() { _ = f.Close() }()
-	want, err := digest(f)
+	c, err := contentOfFile(f)
 	if err != nil {
 		return false, failed(api.CodeInternal, err, "read the agent")
 	}
-	if have, err := g.digestOf(program); err == nil && have == want {
-		g.did("copy", "%s is this one already (SHA-256 %s)", program, want[:16])
-		return false, nil
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return false, failed(api.CodeInternal, err, "read the agent")
-	}
-	if err := g.write(program, f, 0o755, want); err != nil {
+	changed, err = g.put(ctx, program, c, 0o755)
+	switch {
+	case err != nil:
 		return false, err
+	case changed:
+		g.did("copy", "%s, and compared there (SHA-256 %s)", program, c.digest[:16])
+	default:
+		g.did("copy", "%s is this one already (SHA-256 %s)", program, c.digest[:16])
 	}
-	g.did("copy", "%s, read back and compared (SHA-256 %s)", program, want[:16])
-	return true, nil
+	return changed, nil
 }
 
-// put writes a small file, if it is not as it should be.
-func (g *guest) put(step, file string, content []byte, mode fs.FileMode) (changed bool, err error) {
-	sum := sha256.Sum256(content)
-	want := hex.EncodeToString(sum[:])
-	if have, err := g.digestOf(file); err == nil && have == want {
-		g.did(step, "%s is as it should be", file)
-		return false, nil
-	}
-	if err := g.write(file, bytes.NewReader(content), mode, want); err != nil {
-		return false, err
-	}
-	g.did(step, "%s is written", file)
-	return true, nil
-}
-
-// write makes a file beside its place, reads it back, and moves it there in one step.
-func (g *guest) write(file string, content io.Reader, mode fs.FileMode, want string) error {
-	wrong := func(err error) error {
-		return failed(api.CodePush, err, "push to %s: write %s", g.in.Name, file)
-	}
-	part := path.Join(path.Dir(file), "."+path.Base(file)+".part")
-	if err := g.files.MkdirAll(path.Dir(file)); err != nil {
-		return wrong(err)
-	}
-	// What an earlier try left may have another mode.
-	if err := g.files.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return wrong(err)
-	}
-	f, err := g.files.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL)
+// configure writes the agent's configuration, if there is none.
+func (g *guest) configure(ctx context.Context) error {
+	there, err := g.exists(ctx, confFile)
 	if err != nil {
-		return wrong(err)
+		return failed(api.CodePush, err, "push to %s: look for %s", g.in.Name, confFile)
 	}
-	err = f.Chmod(mode)
-	if err == nil {
-		_, err = io.Copy(f, content)
+	if there {
+		g.did("configuration", "%s is there, and stays", confFile)
+		return nil
 	}
-	if err := errors.Join(err, f.Close()); err != nil {
-		return wrong(err)
+	conf := fmt.Appendf(nil, "# Written by Drover's push installation; it is not overwritten.\nconfigServer: %q\nstate: %s\ntokenFile: %s\n", g.a.config.Server, stateDir, tokenFile)
+	if _, err := g.put(ctx, confFile, contentOf(conf), 0o644); err != nil {
+		return err
 	}
-	have, err := g.digestOf(part)
-	if err == nil && have != want {
-		err = fmt.Errorf("what was written has the SHA-256 %s, want %s", have, want)
-	}
-	if err == nil {
-		err = g.files.PosixRename(part, file)
-	}
-	if err != nil {
-		return wrong(err)
-	}
+	g.did("configuration", "%s is written", confFile)
 	return nil
-}
-
-func (g *guest) digestOf(file string) (string, error) {
-	f, err := g.files.Open(file)
-	if err != nil {
-		return "", err
-	}
-	defer func() { _ = f.Close() }()
-	return digest(io.LimitReader(f, maxAgent+1))
-}
-
-func digest(r io.Reader) (string, error) {
-	sum := sha256.New()
-	_, err := io.Copy(sum, r)
-	return hex.EncodeToString(sum.Sum(nil)), err
 }
 
 // enrol exchanges a token for a certificate, unless the guest has one.
 func (g *guest) enrol(ctx context.Context) error {
-	if _, err := g.files.Stat(identity); err == nil {
+	there, err := g.exists(ctx, identity)
+	if err != nil {
+		return failed(api.CodePush, err, "push to %s: look for %s", g.in.Name, identity)
+	}
+	if there {
 		g.did("enrol", "it has an identity already")
 		return nil
 	}
@@ -214,8 +179,7 @@ func (g *guest) enrol(ctx context.Context) error {
 	if err != nil {
 		return failed(api.CodeInternal, err, "push to %s: issue a token", g.in.Name)
 	}
-	sum := sha256.Sum256([]byte(token))
-	if err := g.write(tokenFile, strings.NewReader(token), 0o600, hex.EncodeToString(sum[:])); err != nil {
+	if _, err := g.put(ctx, tokenFile, contentOf([]byte(token)), 0o600); err != nil {
 		return err
 	}
 	if _, err := g.run(ctx, program+" enrol --config "+confFile); err != nil {

@@ -8,33 +8,40 @@ import (
 	"drover/workflows/api"
 )
 
-// remove stops the agent and takes program and unit away. Configuration, identity and what
-// is tracked stay, as after the removal of a package.
-func (g *guest) remove(ctx context.Context) error {
-	for _, file := range packaged {
-		if _, err := g.files.Stat(file); err == nil {
-			return failed(api.CodeInvalid, nil, "remove the agent from %s: it was installed by the guest's package manager (%s): remove it there", g.in.Name, file)
-		}
+// uninstall stops the agent and takes program and unit away. Configuration, identity and
+// what is tracked stay, as after the removal of a package.
+func (g *guest) uninstall(ctx context.Context) error {
+	if err := g.notPackaged(ctx, "remove the agent from"); err != nil {
+		return err
 	}
-	_, running := g.files.Stat("/run/systemd/system")
-	_, there := g.files.Stat(unit)
-	if running == nil && there == nil {
+	wrong := func(err error, what string) error {
+		return failed(api.CodePush, err, "remove the agent from %s: %s", g.in.Name, what)
+	}
+	systemd, err := g.exists(ctx, "/run/systemd/system")
+	if err != nil {
+		return wrong(err, "look for systemd")
+	}
+	there, err := g.exists(ctx, unit)
+	if err != nil {
+		return wrong(err, "look for "+unit)
+	}
+	if systemd && there {
 		if _, err := g.run(ctx, "systemctl disable --now "+service); err != nil {
-			return failed(api.CodePush, err, "remove the agent from %s", g.in.Name)
+			return wrong(err, "stop it")
 		}
 		g.did("stop", "%s is stopped and disabled", service)
 	}
 	for _, file := range []string{unit, program, tokenFile} {
-		switch err := g.files.Remove(file); {
+		switch err := g.remove(ctx, file); {
 		case err == nil:
 			g.did("remove", "%s", file)
 		case !errors.Is(err, fs.ErrNotExist):
-			return failed(api.CodePush, err, "remove the agent from %s: %s", g.in.Name, file)
+			return wrong(err, file)
 		}
 	}
-	if running == nil {
+	if systemd {
 		if _, err := g.run(ctx, "systemctl daemon-reload"); err != nil {
-			return failed(api.CodePush, err, "remove the agent from %s", g.in.Name)
+			return wrong(err, "tell systemd")
 		}
 	}
 	g.did("keep", "%s and %s", configDir, stateDir)

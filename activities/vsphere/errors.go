@@ -24,7 +24,7 @@ import (
 func failed(code string, cause error, format string, args ...any) error {
 	text := fmt.Sprintf(format, args...)
 	if cause != nil {
-		text += ": " + cause.Error()
+		text += ": " + activityerr.Text(cause)
 	}
 	if code == api.CodeVCenter {
 		var more string

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/vmware/govmomi"
@@ -31,6 +32,9 @@ type session struct {
 	name   string
 	key    string // of what it was opened with
 	client *govmomi.Client
+	trust  *tls.Config // by which vCenter was trusted
+	// program bounds one program in a guest.
+	program time.Duration
 }
 
 // credentials is the file that api.VCenter.Credentials names.
@@ -110,7 +114,7 @@ func (a *Activities) login(ctx context.Context, x access) (*session, error) {
 	if err := client.Login(ctx, url.UserPassword(x.secret.User, x.secret.Password)); err != nil {
 		return nil, failed(api.CodeVCenter, err, "log in to vCenter %s as the user of credentials %s", v.Name, v.Credentials)
 	}
-	return &session{name: v.Name, key: x.key(), client: client}, nil
+	return &session{name: v.Name, key: x.key(), client: client, trust: transport.DefaultTransport().TLSClientConfig, program: a.config.GuestProgram}, nil
 }
 
 func transportOf(x access) (*soap.Client, error) {

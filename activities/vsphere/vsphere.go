@@ -42,6 +42,8 @@ type Config struct {
 	KeepAlive time.Duration
 	// Gather is how long a watch gathers changes after it told of some; 0: a second.
 	Gather time.Duration
+	// GuestProgram is how long one program in a guest may take; 0: 2 minutes.
+	GuestProgram time.Duration
 }
 
 // Activities on vCenter. Close ends their sessions.
@@ -60,6 +62,9 @@ func New(c Config) (*Activities, error) {
 	}
 	if c.Gather == 0 {
 		c.Gather = watchPause
+	}
+	if c.GuestProgram == 0 {
+		c.GuestProgram = guestProgram
 	}
 	return &Activities{config: c, sessions: sessions{by: map[string]*place{}}}, nil
 }

@@ -60,6 +60,8 @@ func TestUsageIsRefusedBeforeAnythingIsStarted(t *testing.T) {
 		{"vcenter", "add", "vc-1", "--url", "https://x/sdk", "--credentials", "../a"},
 		{"verify"}, {"verify", "a", "b"}, {"verify", "db-1", "--rate", "fast"}, {"verify", "db-1", "--rate", "50"}, {"verify", "db-1", "--rate", "100KiB/s"}, {"verify", "db-1", "--rate", "-1MiB/s"},
 		{"verify", "db-1", "--record", "/nowhere/at/all.json"},
+		{"agent", "install", "db-1"}, {"agent", "install", "db-1", "--credentials", "g", "--by", "ssh"}, {"agent", "install", "db-1", "--credentials", "g", "--by", "rsh"},
+		{"agent", "remove", "db-1", "--credentials", "g", "--by", "tools", "--host-key", "SHA256:x"}, {"agent", "install", "db-1", "--credentials", "g", "--host-key", "SHA256:x"},
 	} {
 		code, out, errOut := run(t, args...)
 		require.Equal(t, exitUsage, code, "%v: %s%s", args, out, errOut)
@@ -67,6 +69,15 @@ func TestUsageIsRefusedBeforeAnythingIsStarted(t *testing.T) {
 	}
 	_, _, errOut := run(t, "plan", "apply", "-f", bad)
 	require.Contains(t, errOut, "plan.yaml:4:")
+}
+
+// TestPushWay: with an address it is ssh, else VMware Tools.
+func TestPushWay(t *testing.T) {
+	for address, want := range map[string]string{"10.0.0.7": api.PushBySSH, "": api.PushByTools} {
+		in := api.PushInput{Credentials: "guests", Address: address}
+		require.NoError(t, pushWay(&in))
+		require.Equal(t, want, in.By)
+	}
 }
 
 func TestNoTemporal(t *testing.T) {

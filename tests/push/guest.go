@@ -1,20 +1,25 @@
-// Package push installs the agent over a real sshd in a guest of its own: a mount namespace
-// with a private copy of this system's files (overlayfs), in which sshd runs.
+// Package push installs the agent over a real sshd in a guest of its own, and through a
+// simulated vCenter that does guest operations in one: a mount namespace with a private copy
+// of this system's files (overlayfs), in which sshd runs, or what stands for VMware Tools.
 package push
 
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 
 	"golang.org/x/sys/unix"
+
+	"drover/tests/vsim/tools"
 )
 
 // guestSpec is what the process that becomes the guest's sshd is told by its environment.
 const (
 	envDir      = "DROVER_TEST_GUEST"     // directory with sshd_config, keys, and the guest's root
 	envInstance = "DROVER_TEST_INSTANCE"  // what its firmware says
+	envTools    = "DROVER_TEST_TOOLS"     // it runs Tools, on file descriptor 3, in place of sshd
 	envSystemd  = "DROVER_TEST_SYSTEMCTL" // a systemctl that notes what it is asked, in place of a running systemd
 	sshd        = "/usr/sbin/sshd"
 )
@@ -22,7 +27,8 @@ const (
 // systemctl notes what it is asked. systemd itself would have to be process 1.
 const systemctl = "#!/bin/sh\necho \"$@\" >> /systemctl.log\n"
 
-// becomeGuest makes this process, which is in a mount namespace of its own, the guest's sshd.
+// becomeGuest makes this process, which is in a mount namespace of its own, the guest's sshd
+// or Tools.
 func becomeGuest(dir string) error {
 	root := filepath.Join(dir, "root")
 	layers := filepath.Join(dir, "layers")
@@ -56,6 +62,13 @@ func becomeGuest(dir string) error {
 	}
 	if err := errors.Join(unix.Chroot(root), unix.Chdir("/")); err != nil {
 		return fmt.Errorf("enter the guest: %w", err)
+	}
+	if os.Getenv(envTools) != "" {
+		conn, err := net.FileConn(os.NewFile(3, "hypervisor"))
+		if err != nil {
+			return err
+		}
+		return tools.Serve(conn)
 	}
 	return unix.Exec(sshd, []string{sshd, "-D", "-e", "-f", filepath.Join(dir, "sshd_config")}, []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"})
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
@@ -25,6 +26,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"drover/activities/push"
+	"drover/activities/vsphere"
 	"drover/datapath/ident"
 	"drover/tests/ports"
 	"drover/worker/ca"
@@ -48,14 +50,13 @@ func TestMain(m *testing.M) {
 // world is a guest with sshd, a configuration server, and what pushes.
 type world struct {
 	*push.Activities
-	t       *testing.T
-	dir     string
-	agents  string
-	address string
-	pid     int
-	tokens  int
-	reg     *registry.Registry
-	in      api.PushInput
+	t      *testing.T
+	dir    string
+	agents string
+	pid    int
+	tokens []string
+	reg    *registry.Registry
+	in     api.PushInput
 }
 
 func need(t *testing.T) {
@@ -74,30 +75,51 @@ func need(t *testing.T) {
 	}
 }
 
-func newWorld(t *testing.T, systemd bool) *world {
+// newWorld makes one with a configuration server and the agents, and no guest yet.
+func newWorld(t *testing.T) *world {
 	t.Helper()
 	need(t)
 	w := &world{t: t, dir: t.TempDir(), agents: t.TempDir()}
-	server := w.control()
+	w.in = api.PushInput{Machine: ident.NewMachineID("v", "db-1"), Name: "db-1", Instance: instance, Credentials: "guests"}
+	require.NoError(t, os.Mkdir(w.secrets(), 0o700))
 	w.build()
-	w.guest(systemd)
-	secrets := filepath.Join(w.dir, "secrets")
-	require.NoError(t, os.WriteFile(filepath.Join(secrets, "guests"), []byte("user: root\nkey: id\n"), 0o600))
+	return w
+}
+
+func (w *world) secrets() string { return filepath.Join(w.dir, "secrets") }
+
+// credentials writes the file of the guest's user.
+func (w *world) credentials(text string) {
+	require.NoError(w.t, os.WriteFile(filepath.Join(w.secrets(), "guests"), []byte(text), 0o600))
+}
+
+// pushes makes what pushes.
+func (w *world) pushes(inGuest func(context.Context, api.VMRef, vsphere.GuestUser, func(*vsphere.Guest) error) error) {
 	a, err := push.New(push.Config{
-		Secrets: secrets, Agents: w.agents, Server: server, Known: filepath.Join(w.dir, "known.json"), Logger: slog.New(slog.DiscardHandler),
-		Token: w.token,
+		Secrets: w.secrets(), Agents: w.agents, Server: w.control(), Known: filepath.Join(w.dir, "known.json"), Logger: slog.New(slog.DiscardHandler),
+		Token: w.token, InGuest: inGuest,
 	})
-	require.NoError(t, err)
+	require.NoError(w.t, err)
 	w.Activities = a
-	w.in = api.PushInput{Machine: ident.NewMachineID("v", "db-1"), Name: "db-1", Instance: instance, Address: w.address, Credentials: "guests"}
+}
+
+// overSSH is a world whose guest has sshd.
+func overSSH(t *testing.T, systemd bool) *world {
+	t.Helper()
+	w := newWorld(t)
+	w.sshd(systemd)
+	w.credentials("user: root\nkey: id\n")
+	w.pushes(func(context.Context, api.VMRef, vsphere.GuestUser, func(*vsphere.Guest) error) error {
+		return errors.New("this guest is reached by SSH")
+	})
 	return w
 }
 
 var fingerprint string
 
 func (w *world) token(machine ident.MachineID, hardware string) (string, error) {
-	w.tokens++
 	secret, err := w.reg.IssueToken(registry.TokenSpec{Peer: ident.Peer{Role: ident.RoleAgent, Name: machine.String()}, Instance: hardware})
+	w.tokens = append(w.tokens, secret)
 	return fingerprint + "." + secret, err
 }
 
@@ -152,42 +174,28 @@ func (w *world) key(file string) ssh.PublicKey {
 	return signer.PublicKey()
 }
 
-// guest starts sshd in a root of its own.
-func (w *world) guest(systemd bool) {
+// sshd starts a guest with sshd.
+func (w *world) sshd(systemd bool) {
 	t := w.t
-	user := w.key(filepath.Join(w.dir, "secrets", "id"))
+	user := w.key(filepath.Join(w.secrets(), "id"))
 	w.key(filepath.Join(w.dir, "host_key"))
 	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "authorized"), ssh.MarshalAuthorizedKey(user), 0o600))
 	address, err := ports.Free()
 	require.NoError(t, err)
-	w.address = address
+	w.in.Address = address
 	_, port, err := net.SplitHostPort(address)
 	require.NoError(t, err)
 	conf := fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey %s/host_key\nAuthorizedKeysFile %s/authorized\nPidFile none\nStrictModes no\nUsePAM no\n"+
 		"PermitRootLogin yes\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n", port, w.dir, w.dir)
 	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "sshd_config"), []byte(conf), 0o600))
-	self, err := os.Executable()
-	require.NoError(t, err)
-	cmd := exec.Command(self) //nolint:noctx // ended below
-	cmd.Env = append(os.Environ(), envDir+"="+w.dir, envInstance+"="+instance)
-	if systemd {
-		cmd.Env = append(cmd.Env, envSystemd+"=1")
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	var log bytes.Buffer
-	cmd.Stderr = &log
-	require.NoError(t, cmd.Start())
-	w.pid = cmd.Process.Pid
-	ended := make(chan struct{})
-	go func() { defer close(ended); _ = cmd.Wait() }()
-	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
+	log, ended := w.guest(systemd, nil)
 	require.Eventually(t, func() bool {
 		select {
 		case <-ended:
 			t.Fatalf("the guest ended: %s", log.String())
 		default:
 		}
-		c, err := net.DialTimeout("tcp", w.address, time.Second)
+		c, err := net.DialTimeout("tcp", address, time.Second)
 		if err == nil {
 			_ = c.Close()
 		}
@@ -195,8 +203,41 @@ func (w *world) guest(systemd bool) {
 	}, 20*time.Second, 50*time.Millisecond)
 }
 
-// inside is a file of the guest.
-func (w *world) inside(path string) string { return fmt.Sprintf("/proc/%d/root%s", w.pid, path) }
+// guest starts a process with a root of its own: sshd, or with a connection to the
+// hypervisor, Tools.
+func (w *world) guest(systemd bool, hypervisor *os.File) (log *bytes.Buffer, ended chan struct{}) {
+	t := w.t
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(self) //nolint:noctx // ended below
+	cmd.Env = append(os.Environ(), envDir+"="+w.dir, envInstance+"="+instance)
+	if systemd {
+		cmd.Env = append(cmd.Env, envSystemd+"=1")
+	}
+	if hypervisor != nil {
+		cmd.Env, cmd.ExtraFiles = append(cmd.Env, envTools+"=1"), []*os.File{hypervisor}
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	log, ended = new(bytes.Buffer), make(chan struct{})
+	cmd.Stderr = log
+	require.NoError(t, cmd.Start())
+	w.pid = cmd.Process.Pid
+	go func() { defer close(ended); _ = cmd.Wait() }()
+	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
+	return log, ended
+}
+
+// inside is a file of the guest, which must have a root of its own by now.
+func (w *world) inside(path string) string {
+	w.t.Helper()
+	root := fmt.Sprintf("/proc/%d/root", w.pid)
+	theirs, err := os.Stat(root + "/")
+	require.NoError(w.t, err)
+	ours, err := os.Stat("/")
+	require.NoError(w.t, err)
+	require.False(w.t, os.SameFile(theirs, ours), "the guest still has this system's root")
+	return root + path
+}
 
 func (w *world) push() map[string]string {
 	w.t.Helper()
@@ -225,18 +266,32 @@ func (w *world) banner(format string, args ...any) {
 // TestInstallUpgradeRemove is the life of an agent in a guest: each push does what is not
 // done, and says so.
 func TestInstallUpgradeRemove(t *testing.T) {
-	w := newWorld(t, true)
+	t.Run(api.PushBySSH, func(t *testing.T) { installUpgradeRemove(t, overSSH(t, true)) })
+	t.Run(api.PushByTools, func(t *testing.T) {
+		w := byTools(t, true, 0)
+		installUpgradeRemove(t, w.world)
+		w.nothingSecret()
+	})
+}
+
+func installUpgradeRemove(t *testing.T, w *world) {
+	t.Helper()
 	w.banner("install")
 	steps := w.push()
-	require.Contains(t, steps["copy"], "read back and compared")
+	require.Contains(t, steps["copy"], "compared there")
 	require.Contains(t, steps["enrol"], "for this machine alone")
 	peers, err := w.reg.Peers()
 	require.NoError(t, err)
 	require.Len(t, peers, 1, "the agent has enrolled")
 	require.Equal(t, w.in.Machine.String(), peers[0].Name)
-	info, err := os.Stat(w.inside("/usr/bin/drover-agent"))
-	require.NoError(t, err)
-	require.Equal(t, os.FileMode(0o755), info.Mode())
+	for file, mode := range map[string]os.FileMode{"/usr/bin/drover-agent": 0o755, "/etc/drover/agent.yaml": 0o644, "/etc/systemd/system/drover-agent.service": 0o644, "/etc/drover/agent.token": 0o600} {
+		info, err := os.Stat(w.inside(file))
+		if file == "/etc/drover/agent.token" && errors.Is(err, os.ErrNotExist) {
+			continue // the agent removed it
+		}
+		require.NoError(t, err)
+		require.Equal(t, mode, info.Mode(), file)
+	}
 	_, err = os.Stat("/usr/bin/drover-agent")
 	require.ErrorIs(t, err, os.ErrNotExist, "this system is not touched")
 	log := func() string {
@@ -250,7 +305,7 @@ func TestInstallUpgradeRemove(t *testing.T) {
 	steps = w.push()
 	require.Contains(t, steps["copy"], "already")
 	require.Contains(t, steps["enrol"], "already")
-	require.Equal(t, 1, w.tokens)
+	require.Len(t, w.tokens, 1)
 	require.Contains(t, log(), "start drover-agent.service\nis-active")
 
 	w.banner("upgrade")
@@ -261,12 +316,12 @@ func TestInstallUpgradeRemove(t *testing.T) {
 	next := slices.Concat(program, []byte("another build"))
 	require.NoError(t, os.WriteFile(names[0], next, 0o755)) //nolint:gosec // a program
 	before := strings.Count(log(), "\nrestart ")
-	require.Contains(t, w.push()["copy"], "read back and compared")
+	require.Contains(t, w.push()["copy"], "compared there")
 	there, err := os.ReadFile(w.inside("/usr/bin/drover-agent"))
 	require.NoError(t, err)
 	require.True(t, bytes.Equal(next, there))
 	require.Equal(t, before+1, strings.Count(log(), "\nrestart "), "the new program is run")
-	require.Equal(t, 1, w.tokens)
+	require.Len(t, w.tokens, 1)
 
 	w.banner("remove, and again")
 	w.in.Remove = true
@@ -280,7 +335,7 @@ func TestInstallUpgradeRemove(t *testing.T) {
 
 // TestWithoutSystemd: all is done but the start, and that is said.
 func TestWithoutSystemd(t *testing.T) {
-	w := newWorld(t, false)
+	w := overSSH(t, false)
 	require.Contains(t, w.push()["start"], "systemd does not run")
 
 	// Whom it trusts: the key that was recorded, or the one that is given.

@@ -36,6 +36,13 @@ func (s *Sim) Hang(vm string) {
 	s.hangs[vm] = true
 }
 
+// Tools lets a VM's Tools answer again.
+func (s *Sim) Tools(vm string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.noTools, vm)
+}
+
 // Deny takes a privilege from a user, on the named objects or on all.
 func (s *Sim) Deny(user, privilege string, objects ...string) {
 	names := map[string]bool{}

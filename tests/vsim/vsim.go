@@ -4,7 +4,9 @@
 // protocol on a socket, and adds what real ones do and the simulator does not: a VM
 // whose disks are attached elsewhere cannot be powered on; disks attached to the
 // master target's VM appear in a by-uuid directory there, as they would in
-// /dev/disk/by-id; users lack privileges; tasks fail; power-offs are clean or not.
+// /dev/disk/by-id; users lack privileges; tasks fail; power-offs are clean or not; guest
+// operations are done by a process that stands for a VM's guest (package tools), and files
+// come to it through a host with a certificate of its own.
 // Tests put a Proxy before it to break the line.
 package vsim
 
@@ -40,6 +42,7 @@ type Sim struct {
 	client *govmomi.Client
 	info   Info
 	thumb  string
+	guests *guests
 
 	stop context.CancelFunc
 	wg   sync.WaitGroup
@@ -67,10 +70,12 @@ func Start(ctx context.Context, dir, listen string, spec Spec) (*Sim, error) {
 	}
 	if err := s.fill(ctx); err != nil {
 		s.server.Close()
+		s.guests.close()
 		return nil, fmt.Errorf("fill the simulated vCenter: %w", err)
 	}
 	if err := s.link(ctx); err != nil {
 		s.server.Close()
+		s.guests.close()
 		return nil, err
 	}
 	watch, stop := context.WithCancel(context.Background())
@@ -90,6 +95,7 @@ func (s *Sim) Close() {
 	_ = s.client.Logout(context.Background())
 	s.server.CloseClientConnections()
 	s.server.Close()
+	s.guests.close()
 }
 
 // id derives a uuid that is the same in every run.
@@ -108,6 +114,9 @@ func (s *Sim) serve(listen string) error {
 	s.model.Service.TLS = new(tls.Config)
 	s.model.Service.Listen = &url.URL{Host: listen, User: url.UserPassword(s.spec.User, s.spec.Password)}
 	s.model.Map().Handler = s.before
+	if err := s.serveGuests(); err != nil {
+		return err
+	}
 	s.server = s.model.Service.NewServer()
 	s.thumb = fmt.Sprintf("%X", sha256.Sum256(s.server.Certificate().Raw))
 	return nil

@@ -152,7 +152,7 @@ func (s *server) activities() ([]worker.Activities, error) {
 	}
 	pushes, err := push.New(push.Config{
 		Secrets: c.Secrets, Agents: c.Agents.Directory, Server: c.Agents.Server,
-		Known: filepath.Join(c.State, "known-hosts.json"), Token: s.token, Logger: s.log,
+		Known: filepath.Join(c.State, "known-hosts.json"), Token: s.token, InGuest: s.vcenter.InGuest, Logger: s.log,
 	})
 	if err != nil {
 		return nil, err
