@@ -12,6 +12,20 @@ import (
 // EachExtent gives all extents of the change set from the first on, each checked against
 // the disks.
 func EachExtent(ctx context.Context, cs ChangeSet, disks []Disk, fn func(e *changeset.Extent) error) error {
+	return eachExtent(ctx, cs, disks, CheckExtent, fn)
+}
+
+// EachExtentAgain is EachExtent for a change set that it has given as a whole before.
+// Data that has been in memory since then is not summed once more.
+func EachExtentAgain(ctx context.Context, cs ChangeSet, disks []Disk, fn func(e *changeset.Extent) error) error {
+	check := CheckExtent
+	if _, ok := cs.(*changeset.Held); ok {
+		check = checkPlace
+	}
+	return eachExtent(ctx, cs, disks, check, fn)
+}
+
+func eachExtent(ctx context.Context, cs ChangeSet, disks []Disk, check func(*changeset.Extent, []Disk) error, fn func(e *changeset.Extent) error) error {
 	if err := cs.Rewind(); err != nil {
 		return err
 	}
@@ -26,7 +40,7 @@ func EachExtent(ctx context.Context, cs ChangeSet, disks []Disk, fn func(e *chan
 		if err != nil {
 			return err
 		}
-		if err := CheckExtent(&e, disks); err != nil {
+		if err := check(&e, disks); err != nil {
 			return err
 		}
 		if err := fn(&e); err != nil {

@@ -133,6 +133,14 @@ func (s State) Applied(sum changeset.Summary) (Point, bool) {
 // CheckExtent verifies the extent's place on one of the disks, and the checksum of
 // every block.
 func CheckExtent(e *changeset.Extent, disks []Disk) error {
+	if err := checkPlace(e, disks); err != nil || e.Zero {
+		return err
+	}
+	return VerifyBlocks(disks[e.Disk], e.Offset, e.Data, e.Sums)
+}
+
+// checkPlace verifies the extent's place on one of the disks, and its shape.
+func checkPlace(e *changeset.Extent, disks []Disk) error {
 	if e.Disk < 0 || e.Disk >= len(disks) {
 		return fmt.Errorf("extent of disk %d of %d", e.Disk, len(disks))
 	}
@@ -148,7 +156,7 @@ func CheckExtent(e *changeset.Extent, disks []Disk) error {
 	if e.Length > changeset.MaxExtentBytes || int64(len(e.Data)) != e.Length || int64(len(e.Sums)) != checksum.Blocks(e.Length) {
 		return fmt.Errorf("extent of %d bytes at %d of disk %s has %d bytes and %d checksums", e.Length, e.Offset, d.ID, len(e.Data), len(e.Sums))
 	}
-	return VerifyBlocks(d, e.Offset, e.Data, e.Sums)
+	return nil
 }
 
 // VerifyBlocks compares the blocks from the offset on with their checksums.

@@ -22,7 +22,7 @@ func TestOurSide(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(filepath.Join(b.dir, "real.img"), nil, 0o600))
 	b.images["real"] = image
-	r, err := b.copyOurs(t.Context(), codec.Choice{Codec: "s2"}, image)
+	r, err := b.copyOurs(t.Context(), codec.Choice{Codec: "s2"}, false, image)
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, r.uploaded, b.size, "random data does not shrink")
 	require.Positive(t, r.agentMem)

@@ -35,7 +35,8 @@ type world struct {
 	Machines []machine    `json:"machines"`
 	Choice   codec.Choice `json:"choice"`
 	Cut      time.Duration
-	Rate     int // blocks that the agent's writer changes per second; 0 none
+	Told     bool // the tracker is told of writes, as by the kernel of a block device
+	Rate     int  // blocks that the agent's writer changes per second; 0 none. With Told
 	Seconds  int // for so long
 }
 
@@ -163,7 +164,7 @@ func agents(ctx context.Context, dir string) error {
 		all.Go(func() {
 			t := track()
 			hooks := &quiesce.Hooks{}
-			if w.Rate > 0 {
+			if w.Told {
 				// The writer does not wait for a cut: what it changes meanwhile goes with the next.
 				hooks.Pre, hooks.Post, hooks.Timeout = []string{"/bin/true"}, []string{"/bin/true"}, limit
 				wr := newWriter(m.Path, m.Size, w.Rate, time.Duration(w.Seconds)*time.Second)

@@ -17,13 +17,10 @@ import (
 	"drover/datapath/checksum"
 )
 
-// basePasses is how many passes the base copy of a quiet disk takes; then the
-// writing begins.
-const basePasses = 2
-
-// writer changes random blocks of a disk in a burst every second, and is the tracker
-// that knows which: the path from a dirty block to the replica is measured, not the
-// search for it.
+// writer changes random blocks of a disk in a burst every second, if its rate is not 0,
+// and is the tracker that knows which: the path from a dirty block to the replica is
+// measured, not the search for it. It stands for the trackers that are told of writes,
+// which need a block device; our disks here are files in memory, as those of the peers.
 type writer struct {
 	*scan.Tracker // for the base copy
 	path          string
@@ -31,10 +28,10 @@ type writer struct {
 	rate          int
 	lasts         time.Duration
 
-	disk   tracker.Disk
-	info   changeset.Disk
-	passes int
-	begin  chan struct{} // closed when the base is complete
+	disk  tracker.Disk
+	info  changeset.Disk
+	begun bool          // the disk has been read as a whole
+	begin chan struct{} // closed then
 
 	mu    sync.Mutex
 	dirty []uint64
@@ -47,6 +44,9 @@ func newWriter(path string, size int64, rate int, lasts time.Duration) *writer {
 
 // run writes, for as long as it shall.
 func (w *writer) run(ctx context.Context) {
+	if w.rate == 0 {
+		return
+	}
 	select {
 	case <-ctx.Done():
 		return
@@ -103,12 +103,13 @@ func (w *writer) Forget(d int, r checksum.Range) {
 }
 
 func (w *writer) Pass(ctx context.Context, d int, emit tracker.Emit, p tracker.Progress) error {
-	if w.passes < basePasses {
-		err := w.Tracker.Pass(ctx, d, emit, p)
-		if w.passes++; w.passes == basePasses {
-			close(w.begin)
+	if !w.begun {
+		if err := w.Tracker.Pass(ctx, d, emit, p); err != nil {
+			return err
 		}
-		return err
+		w.begun = true
+		close(w.begin)
+		return nil
 	}
 	w.mu.Lock()
 	dirty := w.dirty

@@ -160,7 +160,7 @@ func (w *Writer) newestUndo() (*undoAppender, error) {
 func (a *applier) write(ctx context.Context) error {
 	st := a.w.m.store
 	sums := make([]*sumsWindow, len(a.disks)) // of the disks that are touched
-	err := replica.EachExtent(ctx, a.cs, a.w.mf.State.Spec.Disks, func(e *changeset.Extent) error {
+	err := replica.EachExtentAgain(ctx, a.cs, a.w.mf.State.Spec.Disks, func(e *changeset.Extent) error {
 		d := a.disks[e.Disk]
 		if sums[e.Disk] == nil {
 			sums[e.Disk] = &sumsWindow{s: d.sums}
