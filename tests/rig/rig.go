@@ -245,9 +245,9 @@ func (r *Rig) StartServer() {
 	if r.Configure != nil {
 		r.Configure(&config)
 	}
-	var err error
-	r.Server, err = server.New(config)
+	s, err := server.New(config)
 	require.NoError(r.T, err)
+	r.Server = s
 	if r.Address == "" {
 		r.Address, err = ports.Free()
 		require.NoError(r.T, err)
@@ -256,7 +256,7 @@ func (r *Rig) StartServer() {
 	require.NoError(r.T, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- r.Server.Serve(ctx, listener) }()
+	go func() { done <- s.Serve(ctx, listener) }()
 	r.stop = func() error {
 		cancel()
 		r.stop = nil
