@@ -15,9 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"drover/agent/config"
 	"drover/agent/disk"
-	"drover/agent/pace"
 	"drover/agent/tracker"
 	"drover/agent/tracker/changes"
 	"drover/agent/tracker/ebpf"
@@ -279,52 +277,14 @@ func TestOverhead(t *testing.T) {
 			gap, err := opened.Gap()
 			require.NoError(t, err)
 			require.NoError(t, opened.Close())
-			copying = append(copying, whileCopied(t, s, d))
-			t.Logf("%s: %.0f writes/s without, %.0f with, %.0f while copied; gap: %q", s.name, without[len(without)-1], with[len(with)-1], copying[len(copying)-1], gap)
+			reached, did := whileCopied(t, s, d)
+			copying = append(copying, reached)
+			t.Logf("%s: %.0f writes/s without, %.0f with, %.0f while copied (%s); gap: %q", s.name, without[len(without)-1], with[len(with)-1], reached, did, gap)
 		}
 		none := median(without)
 		t.Logf("%s: median %.0f without, %.0f with, ratio %.2f; while it is copied all the time %.0f, ratio %.2f",
 			s.name, none, median(with), median(with)/none, median(copying), median(copying)/none)
 	}
-}
-
-// whileCopied measures while pass after pass copies what has changed into memory, giving
-// way to the guest as the agent does.
-func whileCopied(t *testing.T, s source, d *loop.Device) float64 {
-	t.Helper()
-	p := &proof{t: t, d: d, copy: make([]byte, size)}
-	var err error
-	p.disk, err = disk.Open(d.Path)
-	require.NoError(t, err)
-	opened, err := s.open()
-	require.NoError(t, err)
-	p.tracker = live.New(opened)
-	_, err = p.tracker.Attach([]tracker.Disk{p.disk})
-	require.NoError(t, err)
-	p.tracker.Begin([]changeset.Disk{{ID: ident.DiskID{1}, Size: size, Seed: seed}})
-	p.pass()
-	ctx, stop := context.WithCancel(pace.With(t.Context(), pace.New(pace.Default())))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and never unlock: the thread ends with its priority
-		if err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), config.DefaultNice); err != nil {
-			t.Error(err)
-			return
-		}
-		for ctx.Err() == nil {
-			if err := p.tracker.Pass(ctx, 0, p.put, nil); err != nil && ctx.Err() == nil {
-				t.Error(err)
-				return
-			}
-			time.Sleep(between)
-		}
-	}()
-	reached := iops(t, patterns[1], d.Path, round)
-	stop()
-	<-done
-	require.NoError(t, errors.Join(p.tracker.Close(), p.disk.Close()))
-	return reached
 }
 
 func median(list []float64) float64 {
