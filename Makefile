@@ -57,7 +57,13 @@ demo: setup $(if $(CLOUD),setup-test) build ## the whole life of a three-machine
 	$(BIN)/drover-demo --dir build/demo --bin $(BIN) $(if $(KEEP),--keep) $(if $(CLOUD),--cloud $(CLOUD))
 
 .PHONY: test
-test: setup-test build windows lint unit model kill-matrix groups-short pg-points fuzz e2e ## every test
+test: setup-test build windows lint unit model kill-matrix groups-short pg-points together ## every test
+
+# The end-to-end tests mostly wait; decoders are fuzzed meanwhile, with what is left over.
+.PHONY: together
+together:
+	+nice -n 19 $(MAKE) fuzz > build/fuzz.log 2>&1 & fuzz=$$!; \
+	$(MAKE) e2e; e2e=$$?; wait $$fuzz; fuzz=$$?; cat build/fuzz.log; test $$e2e = 0 -a $$fuzz = 0
 
 .PHONY: unit
 unit: packages ## tests beside the code, with the race detector; of the stores' model, which it makes ten times slower, less (make model plays all)
