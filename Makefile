@@ -206,9 +206,10 @@ peers: ## measure beside zstd|ssh, nbdcopy and rsync: one table, medians of RUNS
 SOAK_MINUTES ?= 60
 
 .PHONY: soak
-soak: ## hours: 32 streams to one server for SOAK_MINUTES (60), 10,000 random lives, decoders fuzzed for five minutes each, tracking under load
+soak: ## hours: 32 streams to one server for SOAK_MINUTES (60), 10,000 random lives, 10,000 hostile connections, decoders fuzzed for five minutes each, tracking under load
 	go test -count=1 -v -timeout 0 -run TestMemoryStaysFlat ./tests/soak -for $(SOAK_MINUTES)m -streams 32
 	$(MAKE) model SEEDS=10000 SEED=100000
+	go test -count=1 -timeout 30m -run TestCase26HostileLengths ./tests/fault -connections 10000
 	$(MAKE) fuzz FUZZTIME=5m
 	$(MAKE) tracking LENGTH=30m
 

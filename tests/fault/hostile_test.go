@@ -3,6 +3,7 @@ package fault
 import (
 	"bytes"
 	"encoding/binary"
+	"flag"
 	"math"
 	"runtime"
 	"strings"
@@ -146,6 +147,8 @@ func crowd(t *testing.T, r *rig.Rig, n int, talk func(p *peer)) uint64 {
 	return (allocated() - begin) / uint64(n)
 }
 
+var connections = flag.Int("connections", 400, "hostile connections of TestCase26HostileLengths; make soak takes 10,000")
+
 // TestCase26HostileLengths: they are refused before memory is allocated for them, also
 // when thousands of connections send them at once.
 func TestCase26HostileLengths(t *testing.T) {
@@ -157,7 +160,6 @@ func TestCase26HostileLengths(t *testing.T) {
 		unchanged(t, r, before, h.name)
 	}
 
-	const connections = 2000
 	other := wiretest.Agent(ident.MachineID{1})
 	stranger := hello(r)
 	stranger.Machine, _ = other.Machine()
@@ -167,7 +169,7 @@ func TestCase26HostileLengths(t *testing.T) {
 	})
 	var mu sync.Mutex
 	refused, n := 0, 0
-	each := crowd(t, r, connections, func(p *peer) {
+	each := crowd(t, r, *connections, func(p *peer) {
 		f := p.of(wire.KindHello, hello(r))
 		mu.Lock()
 		n++
@@ -191,7 +193,7 @@ func TestCase26HostileLengths(t *testing.T) {
 			refused++
 		}
 	})
-	require.Equal(t, connections, refused)
+	require.Equal(t, *connections, refused)
 	t.Logf("bytes allocated per connection, both ends: hostile %d, honest %d", each, honest)
 	require.Less(t, each, honest+32<<10, "nothing is allocated for what a hostile length claims")
 	unchanged(t, r, before, "after all")
