@@ -24,10 +24,11 @@ type Activities interface {
 // controlActivities lists what the control queue must run.
 var controlActivities = []string{
 	api.ActLookupPlan, api.ActFindMachine, api.ActMachineAction, api.ActVaultJoin, api.ActVaultLeave,
-	api.ActVaultStatus, api.ActTargetOf, api.ActDoneBefore, api.ActAwaitAgent, api.ActListAgents, api.ActResyncWork,
+	api.ActVaultStatus, api.ActTargetOf, api.ActReturnOf, api.ActDoneBefore, api.ActAwaitAgent, api.ActListAgents, api.ActResyncWork,
 	api.ActChooseServer, api.ActAssign, api.ActUnassign, api.ActFence, api.ActListPoints, api.ActChoosePoint, api.ActChooseCommon,
 	api.ActReleasePoint, api.ActRemoveReplica, api.ActListServers,
 	api.ActInventory, api.ActWatch, api.ActCheckVCenter, api.ActShutdownVM, api.ActPowerOnVM, api.ActAttachDisks, api.ActDetachDisks, api.ActVerifyVMReady,
+	api.ActCheckLocation, api.ActMakeVM, api.ActUnmakeVM,
 	api.ActCheckNetwork, api.ActCreateMachine, api.ActStartMachine, api.ActCheckMachine, api.ActStopMachine,
 	api.ActDeleteMachine, api.ActCommitMachine,
 	api.ActPush, api.ActCheckActions, api.ActScript, api.ActWebhook, api.ActRunbook, api.ActNotify,

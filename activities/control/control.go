@@ -54,6 +54,7 @@ func (c *Control) Activities() map[string]any {
 		api.ActVaultStatus:   c.VaultStatus,
 		api.ActTargetOf:      c.TargetOf,
 		api.ActDoneBefore:    c.DoneBefore,
+		api.ActReturnOf:      c.ReturnOf,
 		api.ActMachineAction: c.MachineAction,
 		api.ActAwaitAgent:    c.AwaitAgent,
 		api.ActListAgents:    c.ListAgents,

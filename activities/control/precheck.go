@@ -31,3 +31,16 @@ func (c *Control) TargetOf(ctx context.Context, in api.PrecheckInput) (api.Check
 	}
 	return out, nil
 }
+
+// ReturnOf gives what a reprotect would take of a machine as it is now, or make at the
+// location, for vCenter to check.
+func (c *Control) ReturnOf(ctx context.Context, in api.PrecheckInput) (api.MakeVMInput, error) {
+	s, known, err := c.machineStatus(ctx, in.Machine)
+	if err != nil {
+		return api.MakeVMInput{}, err
+	}
+	if !known {
+		return api.MakeVMInput{}, activityerr.New(api.CodeNotFound, "machine %s is not under protection", in.Machine)
+	}
+	return api.MakeVMInput{VM: s.VM, Disks: s.Protected, At: in.Location, Run: dryRun}, nil
+}

@@ -33,6 +33,14 @@ func TestTargetOfAndDoneBefore(t *testing.T) {
 	_, err = run[api.CheckNetworkInput](t, e, api.ActTargetOf, api.PrecheckInput{Machine: gone, Kind: api.PlanTest})
 	require.ErrorContains(t, err, "not under protection")
 
+	at := &api.Location{Datastore: "ssd"}
+	way, err := run[api.MakeVMInput](t, e, api.ActReturnOf, api.PrecheckInput{Machine: machine, Kind: api.PlanReprotect, Location: at})
+	require.NoError(t, err)
+	require.Equal(t, s.VM.CPUs, way.VM.CPUs)
+	require.True(t, at.Equal(way.At))
+	_, err = run[api.MakeVMInput](t, e, api.ActReturnOf, api.PrecheckInput{Machine: gone, Kind: api.PlanReprotect})
+	require.ErrorContains(t, err, "not under protection")
+
 	for action, want := range map[string]bool{api.ActionFailover: true, api.ActionCleanup: true, api.ActionCommit: false, api.ActionTestFailover: false, api.ActionReenable: false} {
 		done, err := run[api.DoneBefore](t, e, api.ActDoneBefore, api.MachineActionInput{Machine: machine, Action: action})
 		require.NoError(t, err)

@@ -34,6 +34,21 @@ func failed(code string, cause error, format string, args ...any) error {
 	return activityerr.Wrap(code, cause, "%s", text)
 }
 
+// isCode reports whether the error has the code.
+func isCode(err error, code string) bool {
+	var app *temporal.ApplicationError
+	return errors.As(err, &app) && app.Type() == code
+}
+
+// messageOf is the text of an error of ours.
+func messageOf(err error) string {
+	var app *temporal.ApplicationError
+	if errors.As(err, &app) {
+		return app.Message()
+	}
+	return err.Error()
+}
+
 // classify tells a vCenter that does not answer, and one that does not let us, from one
 // that answers no.
 func classify(cause error) (code, more string) {

@@ -88,7 +88,7 @@ func (t *eventTail) judge(events []types.BaseEvent, raw map[types.ManagedObjectR
 			delete(t.shutdown, ref)
 		}
 		if vm, ok := known[ref]; ok && kind != "" && !old {
-			out = append(out, api.VMEvent{Machine: vm.Machine, Kind: kind, At: e.CreatedTime.UTC(), Text: textOf(b)})
+			out = append(out, api.VMEvent{Machine: vm.Machine, Instance: vm.InstanceUUID, Kind: kind, At: e.CreatedTime.UTC(), Text: textOf(b)})
 		}
 		if !old {
 			t.after = api.EventCursor{Key: e.Key, Time: e.CreatedTime.UTC()}

@@ -32,9 +32,7 @@ func (a *Activities) Inventory(ctx context.Context, v api.VCenter) (api.Inventor
 			if vm.Config == nil || vm.Config.Template {
 				continue
 			}
-			d := describe(v.Name, out.UUID, vm)
-			d.Host, d.Folder = known.of(vm.Runtime.Host), known.of(vm.Parent)
-			out.VMs = append(out.VMs, d)
+			out.VMs = append(out.VMs, describe(v.Name, out.UUID, vm, known))
 		}
 		return err
 	})
@@ -43,21 +41,28 @@ func (a *Activities) Inventory(ctx context.Context, v api.VCenter) (api.Inventor
 }
 
 // describe gives a VM in our words.
-func describe(vcenter, vcenterUUID string, vm mo.VirtualMachine) api.VM {
+func describe(vcenter, vcenterUUID string, vm mo.VirtualMachine, known names) api.VM {
 	c := vm.Config
 	out := api.VM{
-		Machine: ident.NewMachineID(vcenterUUID, c.InstanceUuid),
+		Machine: machineOf(vcenterUUID, c), Host: known.of(vm.Runtime.Host), Folder: known.of(vm.Parent),
 		VCenter: vcenter, VCenterUUID: vcenterUUID, InstanceUUID: c.InstanceUuid, BIOSUUID: c.Uuid,
 		Name: nameOf(vm), GuestID: c.GuestId, Firmware: c.Firmware,
 		CPUs: c.Hardware.NumCPU, MemoryMB: c.Hardware.MemoryMB,
 		PoweredOn: vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn,
 	}
-	for _, device := range c.Hardware.Device {
+	if c.Hardware.NumCoresPerSocket != nil {
+		out.CoresPerSocket = *c.Hardware.NumCoresPerSocket
+	}
+	if b := c.BootOptions; b != nil && b.EfiSecureBootEnabled != nil {
+		out.SecureBoot = *b.EfiSecureBootEnabled
+	}
+	keys, devices := extra(c.ExtraConfig), object.VirtualDeviceList(c.Hardware.Device)
+	for _, device := range devices {
 		switch d := device.(type) {
 		case *types.VirtualDisk:
-			out.Disks = append(out.Disks, describeDisk(out.Machine, d))
+			out.Disks = append(out.Disks, describeDisk(out.Machine, d, devices, keys))
 		case types.BaseVirtualEthernetCard:
-			out.NICs = append(out.NICs, describeNIC(d))
+			out.NICs = append(out.NICs, describeNIC(d, known))
 		}
 	}
 	return out
@@ -74,8 +79,8 @@ func nameOf(vm mo.VirtualMachine) string {
 	return escaped.Replace(vm.Name)
 }
 
-func describeDisk(machine ident.MachineID, d *types.VirtualDisk) api.VMDisk {
-	out := api.VMDisk{Label: label(&d.VirtualDevice), Size: d.CapacityInBytes}
+func describeDisk(machine ident.MachineID, d *types.VirtualDisk, devices object.VirtualDeviceList, keys map[string]string) api.VMDisk {
+	out := api.VMDisk{Label: label(&d.VirtualDevice), Size: d.CapacityInBytes, At: placeOf(d, devices)}
 	switch b := d.Backing.(type) {
 	case *types.VirtualDiskFlatVer2BackingInfo:
 		out.BackingUUID, out.File = b.Uuid, b.FileName
@@ -85,18 +90,20 @@ func describeDisk(machine ident.MachineID, d *types.VirtualDisk) api.VMDisk {
 		out.BackingUUID, out.File = b.Uuid, b.FileName
 	}
 	out.BackingUUID = strings.ToLower(out.BackingUUID)
-	out.ID = ident.NewDiskID(machine, out.BackingUUID)
+	out.ID = diskOf(machine, out.BackingUUID, keys)
 	return out
 }
 
-func describeNIC(d types.BaseVirtualEthernetCard) api.VMNIC {
+func describeNIC(d types.BaseVirtualEthernetCard, known names) api.VMNIC {
 	card := d.GetVirtualEthernetCard()
-	out := api.VMNIC{Label: label(&card.VirtualDevice), MAC: card.MacAddress}
+	out := api.VMNIC{Label: label(&card.VirtualDevice), MAC: card.MacAddress, Type: cardType(d)}
 	switch b := card.Backing.(type) {
 	case *types.VirtualEthernetCardNetworkBackingInfo:
 		out.Network = b.DeviceName
 	case *types.VirtualEthernetCardDistributedVirtualPortBackingInfo:
-		out.Network = b.Port.PortgroupKey
+		if out.Network = known.of(portgroup(b)); out.Network == "" {
+			out.Network = b.Port.PortgroupKey
+		}
 	}
 	return out
 }
@@ -123,8 +130,7 @@ func (a *Activities) VerifyVMReady(ctx context.Context, ref api.VMRef) (api.VM, 
 		if err != nil {
 			return err
 		}
-		out = describe(ref.VCenter, s.client.ServiceContent.About.InstanceUuid, props)
-		out.Host, out.Folder = known.of(props.Runtime.Host), known.of(props.Parent)
+		out = describe(ref.VCenter, s.client.ServiceContent.About.InstanceUuid, props, known)
 		if !out.PoweredOn {
 			return failed(api.CodeVCenter, nil, "VM %s is %s, want it powered on", out.Name, props.Runtime.PowerState)
 		}

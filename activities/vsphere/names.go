@@ -11,7 +11,7 @@ import (
 	"drover/workflows/api"
 )
 
-// names of hosts and folders. They are read once for each pass or watch: one that is
+// names of hosts, folders and distributed port groups. They are read once for each pass or watch: one that is
 // renamed shows with the next.
 type names map[types.ManagedObjectReference]string
 
@@ -38,32 +38,68 @@ func (s *session) namesOf(ctx context.Context, vms []mo.VirtualMachine) (names, 
 // learn reads the names that the VMs need and that are not known. What the user may not
 // see has none.
 func (n names) learn(ctx context.Context, s *session, vms map[types.ManagedObjectReference]*mo.VirtualMachine, which map[types.ManagedObjectReference]bool) error {
-	var ask []types.ManagedObjectReference
-	for ref := range which {
-		vm := vms[ref]
-		if vm == nil {
-			continue
-		}
-		for _, r := range []*types.ManagedObjectReference{vm.Parent, vm.Runtime.Host} {
+	var ask, groups []types.ManagedObjectReference
+	want := func(list *[]types.ManagedObjectReference, refs ...*types.ManagedObjectReference) {
+		for _, r := range refs {
 			if r == nil {
 				continue
 			}
 			if _, known := n[*r]; !known {
 				n[*r] = ""
-				ask = append(ask, *r)
+				*list = append(*list, *r)
 			}
 		}
 	}
-	if len(ask) == 0 {
-		return nil
+	for ref := range which {
+		if vm := vms[ref]; vm != nil {
+			want(&ask, vm.Parent, vm.Runtime.Host)
+			want(&groups, portgroups(vm)...)
+		}
 	}
-	var got []mo.ManagedEntity
-	err := property.DefaultCollector(s.client.Client).Retrieve(ctx, ask, []string{"name"}, &got)
-	if err != nil && !fault.Is(err, &types.ManagedObjectNotFound{}) {
+	var entities []mo.ManagedEntity
+	if err := n.ask(ctx, s, ask, &entities); err != nil {
 		return err
 	}
-	for _, e := range got {
+	for _, e := range entities {
 		n[e.Self] = e.Name
+	}
+	// Apart from the others: a card may still name a group that was deleted.
+	var networks []mo.Network
+	if err := n.ask(ctx, s, groups, &networks); err != nil {
+		return err
+	}
+	for _, g := range networks {
+		n[g.Self] = g.Name
+	}
+	return nil
+}
+
+// portgroups are those of the VM's network cards.
+func portgroups(vm *mo.VirtualMachine) (out []*types.ManagedObjectReference) {
+	if vm.Config == nil {
+		return nil
+	}
+	for _, d := range vm.Config.Hardware.Device {
+		if b, ok := d.GetVirtualDevice().Backing.(*types.VirtualEthernetCardDistributedVirtualPortBackingInfo); ok {
+			out = append(out, portgroup(b))
+		}
+	}
+	return out
+}
+
+// portgroup is the group of a card: its key is vCenter's id of it.
+func portgroup(b *types.VirtualEthernetCardDistributedVirtualPortBackingInfo) *types.ManagedObjectReference {
+	return &types.ManagedObjectReference{Type: "DistributedVirtualPortgroup", Value: b.Port.PortgroupKey}
+}
+
+// ask reads names into a list. What the user may not see has none.
+func (names) ask(ctx context.Context, s *session, refs []types.ManagedObjectReference, into any) error {
+	if len(refs) == 0 {
+		return nil
+	}
+	err := property.DefaultCollector(s.client.Client).Retrieve(ctx, refs, []string{"name"}, into)
+	if err != nil && !fault.Is(err, &types.ManagedObjectNotFound{}) {
+		return err
 	}
 	return nil
 }

@@ -25,10 +25,14 @@ const (
 	kindVM        = "VirtualMachine"
 	kindFolder    = "Folder"
 	kindDatastore = "Datastore"
+	// Of a VM that is made anew; what it takes of the folder comes from the datacenter.
+	kindDatacenter = "Datacenter"
+	kindPool       = "ResourcePool"
+	kindNetwork    = "Network"
 )
 
 // allNeeds is the least that each function takes; docs/vsphere.md has the same as a role.
-// Deleting a VM is not among it.
+// Deleting a VM is among it only where Drover makes VMs: an undone failback deletes its own.
 var allNeeds = []needs{
 	{api.VCenterDiscover, kindVM, []string{"System.View", "System.Read"}},
 	{api.VCenterDiscover, kindFolder, []string{"System.View", "System.Read"}},
@@ -39,6 +43,12 @@ var allNeeds = []needs{
 		"VirtualMachine.Config.EditDevice", "VirtualMachine.State.RemoveSnapshot",
 	}},
 	{api.VCenterFailback, kindDatastore, []string{"Datastore.Browse", "Datastore.FileManagement"}},
+	{api.VCenterRemake, kindDatacenter, []string{
+		"VirtualMachine.Inventory.Create", "VirtualMachine.Inventory.Delete", "VirtualMachine.Config.AddNewDisk", "VirtualMachine.Config.AdvancedConfig",
+	}},
+	{api.VCenterRemake, kindPool, []string{"Resource.AssignVMToPool"}},
+	{api.VCenterRemake, kindDatastore, []string{"Datastore.AllocateSpace"}},
+	{api.VCenterRemake, kindNetwork, []string{"Network.Assign"}},
 	{api.VCenterPush, kindVM, []string{
 		"VirtualMachine.GuestOperations.Query", "VirtualMachine.GuestOperations.Modify", "VirtualMachine.GuestOperations.Execute",
 	}},
@@ -106,7 +116,16 @@ func (s *session) objects(ctx context.Context, kind string) ([]mo.ManagedEntity,
 	}
 	defer func() { _ = all.Destroy(context.WithoutCancel(ctx)) }()
 	var out []mo.ManagedEntity
-	if err := all.Retrieve(ctx, []string{kind}, []string{"name"}, &out); err != nil {
+	if kind == kindNetwork { // whose name is not that of other objects
+		var networks []mo.Network
+		err = all.Retrieve(ctx, []string{kind}, []string{"name"}, &networks)
+		for _, n := range networks {
+			out = append(out, entity(n.Self, n.Name))
+		}
+	} else {
+		err = all.Retrieve(ctx, []string{kind}, []string{"name"}, &out)
+	}
+	if err != nil {
 		return nil, failed(api.CodeVCenter, err, "list what vCenter %s has of %s", s.name, kind)
 	}
 	return out, nil

@@ -80,6 +80,9 @@ func (a *Activities) Activities() map[string]any {
 		api.ActAttachDisks:   a.AttachDisks,
 		api.ActDetachDisks:   a.DetachDisks,
 		api.ActVerifyVMReady: a.VerifyVMReady,
+		api.ActCheckLocation: a.CheckLocation,
+		api.ActMakeVM:        a.MakeVM,
+		api.ActUnmakeVM:      a.UnmakeVM,
 	}
 }
 

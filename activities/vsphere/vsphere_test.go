@@ -32,10 +32,13 @@ func newWorld(t *testing.T) *world {
 
 func newWorldOf(t *testing.T, vms ...vsim.VMSpec) *world {
 	t.Helper()
+	return newWorldIn(t, vsim.Spec{VMs: vms})
+}
+
+func newWorldIn(t *testing.T, spec vsim.Spec) *world {
+	t.Helper()
 	w := &world{dir: t.TempDir()}
-	spec := vsim.Spec{User: "drover", Password: "secret word"}
-	spec.MasterTarget.Name = "mt-1"
-	spec.VMs = vms
+	spec.User, spec.Password, spec.MasterTarget.Name = "drover", "secret word", "mt-1"
 	sim, err := vsim.Start(t.Context(), w.dir, "127.0.0.1:0", spec)
 	require.NoError(t, err)
 	t.Cleanup(sim.Close)

@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"context"
+	"reflect"
 	"time"
 
 	"github.com/vmware/govmomi/event"
@@ -27,7 +28,8 @@ const (
 // watchProperties are what describe needs, one by one: a change then brings no more.
 var watchProperties = []string{
 	"name", "parent", "config.instanceUuid", "config.uuid", "config.name", "config.guestId", "config.firmware", "config.template",
-	"config.hardware.numCPU", "config.hardware.memoryMB", "config.hardware.device",
+	"config.hardware.numCPU", "config.hardware.memoryMB", "config.hardware.numCoresPerSocket", "config.hardware.device", "config.bootOptions",
+	"config.extraConfig",
 	"runtime.powerState", "runtime.cleanPowerOff", "runtime.host",
 }
 
@@ -181,6 +183,9 @@ func (w *watcher) update(u types.ObjectUpdate) {
 		}
 	}
 	mo.ApplyPropertyChange(vm, usable)
+	if vm.Config != nil {
+		vm.Config.ExtraConfig = ours(vm.Config.ExtraConfig)
+	}
 	w.changed[ref] = true
 }
 
@@ -202,8 +207,10 @@ func (w *watcher) report(ctx context.Context) error {
 		if raw.Config == nil || raw.Config.InstanceUuid == "" || raw.Config.Template {
 			continue
 		}
-		vm := describe(w.vcenter, w.uuid, *raw)
-		vm.Host, vm.Folder = w.names.of(raw.Runtime.Host), w.names.of(raw.Parent)
+		vm := describe(w.vcenter, w.uuid, *raw, w.names)
+		if before, told := w.known[ref]; told && !w.full && reflect.DeepEqual(before, vm) {
+			continue // what changed is nothing of ours
+		}
 		w.known[ref] = vm
 		r.VMs = append(r.VMs, vm)
 	}

@@ -34,7 +34,7 @@ type dryRun struct {
 	Drill    string           `json:"drill,omitempty"`   // the last test that was done; Changes are since then
 	Changes  []string         `json:"changes,omitempty"`
 	past     []*evidence.Pack // of the same kind
-	shutdown api.SourceShutdown
+	plan     api.Plan
 }
 
 // dryStep is one step of it.
@@ -58,7 +58,7 @@ func (a *app) dryPlan(ctx context.Context, in api.PlanRunInput) error {
 	}
 	plan := v.Plans[i].Plan
 	d := &dryRun{Plan: in.Plan, Kind: in.Kind, RTO: plan.RTO, Problems: []string{}}
-	d.shutdown = plan.Shutdown
+	d.plan = plan
 	status, err := a.compilePlan(ctx, in)
 	if err != nil {
 		return err
@@ -78,7 +78,7 @@ func (a *app) dryPlan(ctx context.Context, in api.PlanRunInput) error {
 				step.Problem = "" // the phases before it come first
 			}
 			if step.Problem == "" && s.Problem != "" {
-				step.Problem = "the target would refuse: " + s.Problem
+				step.Problem = refuser(ofPhase(in, s).Kind) + " would refuse: " + s.Problem
 			}
 		}
 		if step.Problem != "" {
@@ -156,7 +156,7 @@ func (a *app) dryMachine(ctx context.Context, in api.PlanRunInput, d *dryRun, v 
 		case api.PlanPlanned:
 			does = action + " from a last point, the source switched off while it is frozen there"
 		case api.PlanUnplanned:
-			does += ", " + bringsDown(d.shutdown, in.Reason)
+			does += ", " + bringsDown(d.plan.Shutdown, in.Reason)
 		}
 		network := s.TargetSpec.Network
 		if action == api.ActionTestFailover {
@@ -166,6 +166,11 @@ func (a *app) dryMachine(ctx context.Context, in api.PlanRunInput, d *dryRun, v 
 			network = in.Network
 		}
 		does += ", into network " + network
+	case api.ActionReprotect:
+		does = "reprotect, on to the original's disks"
+		if at := locationOf(d.plan, name); at != nil {
+			does = "reprotect, on to a VM that is made anew: " + at.String()
+		}
 	}
 	switch {
 	case s.Doing != "" && !slices.Contains(s.Possible, action):
@@ -179,6 +184,26 @@ func (a *app) dryMachine(ctx context.Context, in api.PlanRunInput, d *dryRun, v 
 		}
 	}
 	return does, problem, nil
+}
+
+// locationOf is where the plan has a machine's VM made anew; nil: nowhere.
+func locationOf(p api.Plan, name string) *api.Location {
+	for _, g := range p.Groups {
+		for _, m := range g.Machines {
+			if m.Name == name {
+				return m.Location
+			}
+		}
+	}
+	return nil
+}
+
+// refuser is who was asked whether a step would be refused.
+func refuser(kind api.PlanKind) string {
+	if kind == api.PlanReprotect {
+		return "vCenter"
+	}
+	return "the target"
 }
 
 // bringsDown says what becomes of the source in an unplanned failover.

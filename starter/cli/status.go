@@ -227,6 +227,14 @@ func printDetails(w io.Writer, l machineLine) {
 	if m.Test != nil {
 		_, _ = fmt.Fprintf(w, "test failover of %s: %s, cleaned up: %t\n", m.Test.Started.Local().Format(time.DateTime), m.Test.Verdict, m.Test.Cleaned)
 	}
+	if r := m.Remade; r != nil {
+		_, _ = fmt.Fprintf(w, "VM made anew: %s in vCenter %s (%s); it is the machine's once it has failed back, instead of %s in %s\n",
+			m.VM.Name, r.Made.VCenter, r.Made.InstanceUUID, r.Former.Name, r.Former.VCenter)
+	}
+	for _, f := range m.Former {
+		_, _ = fmt.Fprintf(w, "former VM: %s in vCenter %s (%s), until %s; Drover does not look at it any more: delete it when nobody needs it\n",
+			f.Name, f.VCenter, f.InstanceUUID, f.Until.Local().Format(time.DateTime))
+	}
 	if m.Target != nil {
 		_, _ = fmt.Fprintf(w, "target machine %s at %s\n", m.Target.Name, m.Target.Address)
 	}

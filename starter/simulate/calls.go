@@ -3,6 +3,7 @@ package simulate
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"time"
 
@@ -78,6 +79,7 @@ func (w *world) machineCalls(r Registry, m *machine, now func() time.Time) {
 	w.replicationCalls(r, m, now)
 	w.pointCalls(r, m, now)
 	w.sourceCalls(r, m)
+	w.remadeCalls(r, m)
 	w.targetCalls(r, m)
 	nothing := func(any) (none, error) { return none{}, nil }
 	for _, name := range []string{api.ActVaultJoin, api.ActVaultLeave, api.ActNotify, api.ActAssign, api.ActUnassign, api.ActRemoveReplica} {
@@ -159,9 +161,45 @@ func (w *world) sourceCalls(r Registry, m *machine) {
 		return api.ShutdownResult{WasOn: was, How: "simulated"}, nil
 	})
 	serve(w, r, m, api.ActPowerOnVM, func(api.VMRef) (none, error) { m.sourceOn = true; return none{}, nil })
-	serve(w, r, m, api.ActVerifyVMReady, func(api.VMRef) (api.VM, error) { return m.vm, nil })
+	serve(w, r, m, api.ActVerifyVMReady, func(in api.VMRef) (api.VM, error) {
+		vm := m.vm
+		if in.InstanceUUID != vm.InstanceUUID {
+			vm = madeAnew(vm, in.InstanceUUID, in.VCenter)
+		}
+		return vm, nil
+	})
 	serve(w, r, m, api.ActAttachDisks, func(api.AttachInput) (none, error) { m.attached = true; return none{}, nil })
 	serve(w, r, m, api.ActDetachDisks, func(api.AttachInput) (none, error) { m.attached = false; return none{}, nil })
+}
+
+// remadeCalls are those of a VM that is made anew. It is the source from then on.
+func (w *world) remadeCalls(r Registry, m *machine) {
+	serve(w, r, m, api.ActCheckLocation, func(api.MakeVMInput) (none, error) { return none{}, nil })
+	serve(w, r, m, api.ActMakeVM, func(in api.MakeVMInput) (api.MadeVM, error) {
+		instance := "made-" + in.Run
+		m.made[in.Run] = instance
+		vm := in.VM
+		vm.Disks = in.Disks
+		vm = madeAnew(vm, instance, in.VCenter())
+		return api.MadeVM{VM: vm, Disks: vm.Disks}, nil
+	})
+	serve(w, r, m, api.ActUnmakeVM, func(in api.UnmakeVMInput) (none, error) {
+		if m.attached && m.made[in.Run] != "" {
+			w.breaks(m, "a VM is deleted while its disks are attached to the master target")
+		}
+		delete(m.made, in.Run)
+		return none{}, nil
+	})
+}
+
+// madeAnew is the VM with other uuids.
+func madeAnew(vm api.VM, instance, vcenter string) api.VM {
+	vm.InstanceUUID, vm.BIOSUUID, vm.VCenter, vm.PoweredOn = instance, "bios-"+instance, vcenter, false
+	vm.Disks = slices.Clone(vm.Disks)
+	for i := range vm.Disks {
+		vm.Disks[i].BackingUUID = fmt.Sprintf("%s-disk-%d", instance, i)
+	}
+	return vm
 }
 
 func (w *world) targetCalls(r Registry, m *machine) {

@@ -59,6 +59,7 @@ func (m *Model) Register(r Registry, act func(context.Context, api.MachineAction
 	reg(api.ActTargetOf, func(api.PrecheckInput) (api.CheckNetworkInput, error) {
 		return api.CheckNetworkInput{Network: "production"}, nil
 	})
+	reg(api.ActReturnOf, func(api.PrecheckInput) (api.MakeVMInput, error) { return api.MakeVMInput{VM: machine.vm}, nil })
 	reg(api.ActReplicate, func(ctx context.Context, _ api.ReplicateInput) (api.ReplicateResult, error) {
 		tick := time.NewTicker(time.Second)
 		defer tick.Stop()

@@ -2,6 +2,7 @@ package simulate
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -40,8 +41,9 @@ type machine struct {
 	sourceOn bool
 	lost     bool // the source could not be shut down, and a reason was given
 	frozen   bool
-	leftover bool // a target machine or a hold is left, and people are told
-	attached bool // the source's disks, to the master target
+	leftover bool              // a target machine or a hold is left, and people are told
+	attached bool              // the source's disks, to the master target
+	made     map[string]string // instances of VMs that were made anew, by the run that made them
 	store    ident.Epoch
 	writer   api.Assignment // granted last
 	targets  map[string]*target
@@ -76,6 +78,9 @@ func newWorld(o Options) (*world, error) {
 	for _, m := range w.machines {
 		for i, r := range leadingTo(o.Kind) {
 			r.RequestID = fmt.Sprintf("before-%d", i)
+			if r.action == api.ActionReprotect {
+				r.Location = w.location(m)
+			}
 			if _, err := w.act(m, r.action, r.ActionRequest); err != nil {
 				return nil, fmt.Errorf("simulate %s: bring %s to where it begins: %w", o.Kind, m.name, err)
 			}
@@ -84,12 +89,24 @@ func newWorld(o Options) (*world, error) {
 	return w, nil
 }
 
+// location is where the plan has the machine's VM made anew; nil: nowhere.
+func (w *world) location(m *machine) *api.Location {
+	for _, g := range w.plan.Groups {
+		for _, in := range g.Machines {
+			if in.Name == m.name {
+				return in.Location
+			}
+		}
+	}
+	return nil
+}
+
 // clone is the same world once more, before a run.
 func (w *world) clone() *world {
 	out := &world{plan: w.plan}
 	for _, m := range w.machines {
 		c := *m
-		c.targets, c.holds = map[string]*target{}, map[string][]ident.Seq{}
+		c.targets, c.holds, c.made = map[string]*target{}, map[string][]ident.Seq{}, maps.Clone(m.made)
 		for run, t := range m.targets {
 			made := *t
 			c.targets[run] = &made
@@ -128,7 +145,7 @@ func leadingTo(kind api.PlanKind) []actionRequest {
 func newMachine(name string) *machine {
 	id := ident.NewMachineID(vault, name)
 	const gib = 1 << 30
-	m := &machine{id: id, name: name, sourceOn: true, store: 1, point: 1, targets: map[string]*target{}, holds: map[string][]ident.Seq{}}
+	m := &machine{id: id, name: name, sourceOn: true, store: 1, point: 1, targets: map[string]*target{}, holds: map[string][]ident.Seq{}, made: map[string]string{}}
 	m.vm = api.VM{Machine: id, VCenter: "vc", InstanceUUID: "vm-" + name, BIOSUUID: "bios-" + name, Name: name, CPUs: 2, MemoryMB: 4096, PoweredOn: true,
 		Disks: []api.VMDisk{{ID: ident.NewDiskID(id, "disk"), Label: "Hard disk 1", BackingUUID: "disk-" + name, Size: 16 * gib}}}
 	policy := api.Policy{Name: "simulated", CutInterval: api.Duration(api.MinCutInterval), Retention: replica.DefaultRetention()}
@@ -186,7 +203,8 @@ func codeOf(name string) string {
 	switch {
 	case api.RunsOnHost(name):
 		return api.CodeServerLost
-	case name == api.ActShutdownVM || name == api.ActPowerOnVM || name == api.ActAttachDisks || name == api.ActDetachDisks || name == api.ActVerifyVMReady:
+	case name == api.ActShutdownVM || name == api.ActPowerOnVM || name == api.ActAttachDisks || name == api.ActDetachDisks || name == api.ActVerifyVMReady ||
+		name == api.ActCheckLocation || name == api.ActMakeVM || name == api.ActUnmakeVM:
 		return api.CodeVCenter
 	case name == api.ActCheckNetwork || name == api.ActCreateMachine || name == api.ActStartMachine || name == api.ActStopMachine ||
 		name == api.ActDeleteMachine || name == api.ActCommitMachine || name == api.ActCheckMachine:
@@ -280,6 +298,16 @@ func (w *world) settled(m *machine) {
 	want("the target runs", m.targetUp(), target == 1 && !source)
 	want("disks attached to the master target", m.attached, attached)
 	want("frozen", m.frozen, false)
+	made := 0
+	for _, instance := range m.made {
+		if instance == m.status.VM.InstanceUUID {
+			made = 1
+		}
+	}
+	if !m.leftover {
+		want("VMs made anew", len(m.made), made)
+	}
+	want("the machine's VM is there", made == 1 || m.status.VM.InstanceUUID == m.vm.InstanceUUID, true)
 	// A clean-up or a commit whose answer was lost may have done more than the machine knows:
 	// it is asked for again. Less is a leftover.
 	most := 0

@@ -31,6 +31,7 @@ func TestExamples(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "app-2", plan.Groups[1].Machines[1].Name)
 	require.True(t, plan.Groups[1].Machines[1].Optional)
+	require.Equal(t, &api.Location{Datastore: "ssd-2", OnlyIfGone: true}, plan.Groups[0].Machines[0].Location)
 	require.Equal(t, api.SourceShutdown{Limit: api.Duration(5 * time.Minute), ThenPowerOff: true}, plan.Shutdown)
 }
 
@@ -41,6 +42,8 @@ func TestPlansThatAreRefused(t *testing.T) {
 		{"empty group", "name: shop\ngroups:\n  - name: db\n    machines: []\n", ":4:15: groups[0].machines: group db is empty"},
 		{"goal below nothing", "name: shop\nrto: -5m\ngroups:\n  - {name: db, machines: [{name: a}]}\n", ":2:6: rto: -5m0s: want 0 (no goal) or more"},
 		{"no time to shut down", "name: shop\nshutdown:\n  limit: 1s\ngroups:\n  - {name: db, machines: [{name: a}]}\n", ":3:10: shutdown.limit: 1s: want 10s to 1h0m0s"},
+		{"no datastore", "name: shop\ngroups:\n  - name: db\n    machines:\n      - name: a\n        location:\n          host: esx-1\n", ":7:15: groups[0].machines[0].location.datastore: want the datastore"},
+		{"folder outside", "name: shop\ngroups:\n  - name: db\n    machines:\n      - name: a\n        location: {datastore: x, folder: ../y}\n", "groups[0].machines[0].location.folder: \"../y\": want folders below"},
 		{"no machines at all", "name: shop\ngroups:\n  - name: db\n", "groups[0].machines: group db is empty"},
 		{"missing script", "name: shop\nbefore:\n  - name: x\n    script: {args: [a]}\ngroups:\n  - {name: db, machines: [{name: a}]}\n", "before[0].script.file: \"\": want the plain name"},
 		{"no action", "name: shop\nbefore:\n  - name: x\ngroups:\n  - {name: db, machines: [{name: a}]}\n", "want exactly one of script, webhook, runbook and manual"},

@@ -87,6 +87,10 @@ func (s *Sim) linkDisks(vm mo.VirtualMachine) error {
 			return err
 		}
 		want[backing.Uuid] = path
+		// The simulator makes disks of no size.
+		if err := truncate(path, d.(*types.VirtualDisk).CapacityInBytes); err != nil {
+			return err
+		}
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {

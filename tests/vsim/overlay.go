@@ -27,6 +27,8 @@ func (s *Sim) before(ctx *simulator.Context, m *simulator.Method) (mo.Reference,
 	switch object := ctx.Map.Get(m.This).(type) {
 	case *simulator.VirtualMachine:
 		ctx.Session.Registry.Put(&vm{object, s})
+	case *simulator.Folder:
+		ctx.Session.Registry.Put(&folder{object, s})
 	case *simulator.AuthorizationManager:
 		ctx.Session.Registry.Put(&rights{object, s})
 	}
@@ -107,6 +109,35 @@ func (v *vm) ReconfigVMTask(ctx *simulator.Context, req *types.ReconfigVM_Task) 
 		return &methods.ReconfigVM_TaskBody{Res: &types.ReconfigVM_TaskResponse{Returnval: v.fails(ctx, "reconfigVm", fault)}}
 	}
 	return v.VirtualMachine.ReconfigVMTask(ctx, req)
+}
+
+// DestroyTask fails when it is told to.
+func (v *vm) DestroyTask(ctx *simulator.Context, req *types.Destroy_Task) soap.HasFault {
+	if fault := v.sim.taskFault("Destroy_Task"); fault != nil {
+		return &methods.Destroy_TaskBody{Res: &types.Destroy_TaskResponse{Returnval: v.fails(ctx, "destroy", fault)}}
+	}
+	return v.VirtualMachine.DestroyTask(ctx, req)
+}
+
+// folder makes VMs as a real one.
+type folder struct {
+	*simulator.Folder
+	sim *Sim
+}
+
+// CreateVMTask fails when it is told to, and for a name that is taken.
+func (f *folder) CreateVMTask(ctx *simulator.Context, req *types.CreateVM_Task) soap.HasFault {
+	fault := f.sim.taskFault("CreateVM_Task")
+	for _, child := range f.ChildEntity {
+		if e, ok := ctx.Map.Get(child).(mo.Entity); ok && e.Entity().Name == req.Config.Name && fault == nil {
+			fault = &types.DuplicateName{Name: req.Config.Name, Object: child}
+		}
+	}
+	if fault == nil {
+		return f.Folder.CreateVMTask(ctx, req)
+	}
+	task := simulator.CreateTask(f.Folder, "createVm", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) { return nil, fault })
+	return &methods.CreateVM_TaskBody{Res: &types.CreateVM_TaskResponse{Returnval: task.Run(ctx)}}
 }
 
 // ShutdownGuest needs running Tools, is clean, and takes a while.

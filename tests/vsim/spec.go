@@ -11,12 +11,17 @@ import (
 
 // Spec says what is in the simulated vCenter.
 type Spec struct {
+	// Name makes its instance uuid another than that of other simulated vCenters; empty: "1".
+	Name         string `yaml:"name"`
 	User         string `yaml:"user"`
 	Password     string `yaml:"password"`
 	MasterTarget struct {
 		Name string `yaml:"name"`
 	} `yaml:"masterTarget"`
 	VMs []VMSpec `yaml:"vms"`
+	// Hosts beside the first, and datastores beside it, that all hosts mount.
+	Hosts      int      `yaml:"hosts"`
+	Datastores []string `yaml:"datastores"`
 }
 
 // VMSpec is a VM, with the sizes of its disks in bytes.

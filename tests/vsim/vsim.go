@@ -11,6 +11,7 @@
 package vsim
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
@@ -106,8 +107,8 @@ func id(kind, name string) string {
 func (s *Sim) serve(listen string) error {
 	s.model = simulator.VPX()
 	s.model.Machine, s.model.Datastore, s.model.Host = 0, 0, 0
-	s.model.Cluster, s.model.ClusterHost = 1, 1
-	s.model.ServiceContent.About.InstanceUuid = id("vcenter", "1")
+	s.model.Cluster, s.model.ClusterHost = 1, 1+s.spec.Hosts
+	s.model.ServiceContent.About.InstanceUuid = id("vcenter", cmp.Or(s.spec.Name, "1"))
 	if err := s.model.Create(); err != nil {
 		return err
 	}
@@ -151,16 +152,15 @@ func (s *Sim) fill(ctx context.Context) error {
 		return err
 	}
 	finder.SetDatacenter(dc)
-	host, err := finder.DefaultHostSystem(ctx)
+	hosts, err := finder.HostSystemList(ctx, "*/*")
 	if err != nil {
 		return err
 	}
-	store, err := host.ConfigManager().DatastoreSystem(ctx)
-	if err != nil {
-		return err
-	}
-	if _, err := store.CreateLocalDatastore(ctx, datastoreName, filepath.Join(s.dir, "datastore")); err != nil {
-		return err
+	host := hosts[0]
+	for _, h := range hosts {
+		if err := s.mount(ctx, h); err != nil {
+			return fmt.Errorf("host %s: %w", h.Name(), err)
+		}
 	}
 	mt := VMSpec{Name: s.spec.MasterTarget.Name, CPUs: 2, MemoryMB: 2048}
 	address := *s.server.URL
@@ -176,6 +176,31 @@ func (s *Sim) fill(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// mount gives a host all datastores.
+func (s *Sim) mount(ctx context.Context, host *object.HostSystem) error {
+	system, err := host.ConfigManager().DatastoreSystem(ctx)
+	if err != nil {
+		return err
+	}
+	for _, name := range append([]string{datastoreName}, s.spec.Datastores...) {
+		if err := os.MkdirAll(s.datastore(name), 0o755); err != nil {
+			return err
+		}
+		if _, err := system.CreateLocalDatastore(ctx, name, s.datastore(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// datastore is the directory of a datastore.
+func (s *Sim) datastore(name string) string {
+	if name == datastoreName {
+		return filepath.Join(s.dir, "datastore")
+	}
+	return filepath.Join(s.dir, "datastore-"+name)
 }
 
 // create makes a VM with disks of full size, and powers it on.
@@ -299,8 +324,8 @@ func truncate(path string, size int64) error {
 // flatFile is the file with the content of the disk "[datastore] dir/name.vmdk".
 func (s *Sim) flatFile(name string) (string, error) {
 	var p object.DatastorePath
-	if !p.FromString(name) || p.Datastore != datastoreName || !filepath.IsLocal(p.Path) || !strings.HasSuffix(p.Path, ".vmdk") {
-		return "", fmt.Errorf("disk backing %q is not on %s", name, datastoreName)
+	if !p.FromString(name) || !filepath.IsLocal(p.Datastore) || !filepath.IsLocal(p.Path) || !strings.HasSuffix(p.Path, ".vmdk") {
+		return "", fmt.Errorf("disk backing %q is on no datastore of ours", name)
 	}
-	return filepath.Join(s.dir, "datastore", strings.TrimSuffix(p.Path, ".vmdk")+"-flat.vmdk"), nil
+	return filepath.Join(s.datastore(p.Datastore), strings.TrimSuffix(p.Path, ".vmdk")+"-flat.vmdk"), nil
 }

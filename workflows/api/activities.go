@@ -15,6 +15,7 @@ const (
 	ActLookupPlan    = "control.LookupPlan"    // name -> Plan
 	ActFindMachine   = "control.FindMachine"   // name or id -> VaultMember
 	ActTargetOf      = "control.TargetOf"      // PrecheckInput -> CheckNetworkInput: what a failover would make of the machine
+	ActReturnOf      = "control.ReturnOf"      // PrecheckInput -> MakeVMInput: what a reprotect would take or make
 	ActDoneBefore    = "control.DoneBefore"    // MachineActionInput -> DoneBefore
 	ActMachineAction = "control.MachineAction" // MachineActionInput -> ActionResult; waits for the end
 	ActVaultJoin     = "control.VaultJoin"     // VaultMember
@@ -51,6 +52,9 @@ const (
 	ActAttachDisks   = "vsphere.AttachDisks"     // AttachInput: the original's disks to the master target
 	ActDetachDisks   = "vsphere.DetachDisks"     // AttachInput: keeps the files
 	ActVerifyVMReady = "vsphere.VerifyVMReady"   // VMRef -> VM: powered on, as inventoried
+	ActCheckLocation = "vsphere.CheckLocation"   // MakeVMInput: what would keep the VM from being there, or made there
+	ActMakeVM        = "vsphere.MakeVM"          // MakeVMInput -> MadeVM: switched off, with empty disks; heartbeats
+	ActUnmakeVM      = "vsphere.UnmakeVM"        // UnmakeVMInput
 
 	ActCheckNetwork  = "target.CheckNetwork"  // CheckNetworkInput
 	ActCreateMachine = "target.CreateMachine" // CreateMachineInput -> TargetMachine; disks from the point; heartbeats; not started
@@ -340,6 +344,8 @@ type PrecheckInput struct {
 	Machine ident.MachineID `json:"machine"`
 	Kind    PlanKind        `json:"kind"`
 	Network string          `json:"network,omitempty"` // a test's, instead of the machine's own
+	// Location (reprotect) is where its VM is to be made anew.
+	Location *Location `json:"location,omitempty"`
 }
 
 // DoneBefore says whether a machine is already what an action would make of it.

@@ -162,8 +162,11 @@ type VM struct {
 	PoweredOn    bool            `json:"poweredOn"`
 	Disks        []VMDisk        `json:"disks"`
 	NICs         []VMNIC         `json:"nics"`
-	Host         string          `json:"host,omitempty"`
-	Folder       string          `json:"folder,omitempty"`
+	// CoresPerSocket divides CPUs; 0: not known.
+	CoresPerSocket int32  `json:"coresPerSocket,omitempty"`
+	SecureBoot     bool   `json:"secureBoot,omitempty"`
+	Host           string `json:"host,omitempty"`
+	Folder         string `json:"folder,omitempty"`
 }
 
 // VMDisk is a disk of a VM.
@@ -173,6 +176,15 @@ type VMDisk struct {
 	BackingUUID string       `json:"backingUUID"`
 	File        string       `json:"file"` // datastore path
 	Size        int64        `json:"size"` // bytes
+	// At is its place in the VM; without a controller it is not known.
+	At Place `json:"at,omitzero"`
+}
+
+// Place is where a disk is attached.
+type Place struct {
+	Controller string `json:"controller"` // pvscsi, lsilogic, lsilogic-sas, buslogic, sata, nvme or ide
+	Bus        int32  `json:"bus"`
+	Unit       int32  `json:"unit"`
 }
 
 // VMNIC is a network card of a VM.
@@ -180,6 +192,7 @@ type VMNIC struct {
 	Label   string `json:"label"`
 	MAC     string `json:"mac"`
 	Network string `json:"network"`
+	Type    string `json:"type,omitempty"` // e.g. "vmxnet3"
 }
 
 // ServerStatus is a process server or master target as the configuration server
@@ -270,6 +283,8 @@ type ActionRequest struct {
 	OnTimer     string   `json:"onTimer,omitempty"` // commit (default) or roll-back
 	// Shutdown (unplanned failover) is how the source is brought down.
 	Shutdown SourceShutdown `json:"shutdown,omitzero"`
+	// Location (reprotect) is where the VM is made anew; nil: the original is taken.
+	Location *Location `json:"location,omitempty"`
 	// Verify (planned failover, failback) compares source and replica first.
 	Verify bool `json:"verify,omitempty"`
 	// CleanAfter (test failover) deletes what the test made when nobody does so long.
@@ -388,6 +403,10 @@ type MachineStatus struct {
 	Forced *ForcedStop `json:"forced,omitempty"`
 	// Failover is what a roll-back of the failover needs to know.
 	Failover *FailoverFrom `json:"failoverFrom,omitempty"`
+	// Remade: the VM was made anew, and the machine has not failed back to it yet.
+	Remade *Remade `json:"remade,omitempty"`
+	// Former are VMs that were the machine's; they are not looked at any more.
+	Former []FormerVM `json:"former,omitempty"`
 	// Timers are the actions that the machine does by itself when nobody does them before.
 	Timers []Timer `json:"timers,omitempty"`
 }

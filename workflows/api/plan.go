@@ -32,6 +32,8 @@ type PlanGroup struct {
 type PlanMachine struct {
 	Name     string `json:"name"`
 	Optional bool   `json:"optional,omitempty"` // its failure does not stop the plan
+	// Location is where a reprotect makes its VM anew; nil: it takes the original.
+	Location *Location `json:"location,omitempty"`
 }
 
 // PlanAction is a script, webhook, runbook or manual pause; exactly one of them.

@@ -5,11 +5,12 @@ const (
 	VCenterDiscover = "discover"
 	VCenterFailover = "failover"
 	VCenterFailback = "failback"
-	VCenterPush     = "push" // of the agent by VMware Tools
+	VCenterRemake   = "failback-elsewhere" // make a VM anew, and delete it when the failback is undone
+	VCenterPush     = "push"               // of the agent by VMware Tools
 )
 
 // VCenterFunctions lists them, in the order of the help texts.
-var VCenterFunctions = []string{VCenterDiscover, VCenterFailover, VCenterFailback, VCenterPush}
+var VCenterFunctions = []string{VCenterDiscover, VCenterFailover, VCenterFailback, VCenterRemake, VCenterPush}
 
 // CheckVCenterInput asks what the user of a vCenter lacks for the functions.
 type CheckVCenterInput struct {

@@ -213,6 +213,11 @@ func ValidatePlan(p Plan) []FieldError {
 				c.fail(path, "machine %s is in the plan twice, also in %s", m.Name, before)
 			}
 			seen[m.Name] = at
+			if m.Location != nil {
+				for _, wrong := range ValidateLocation(*m.Location) {
+					c.fail(fmt.Sprintf("%s.machines[%d].location.%s", at, j, wrong.Path), "%s", wrong.Reason)
+				}
+			}
 		}
 		actions += c.actions(at+".before", g.Before) + c.actions(at+".after", g.After)
 	}

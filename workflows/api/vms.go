@@ -111,9 +111,11 @@ const SignalVMEvent = "vm-event"
 // VMEvent is something in a vCenter that the disks' content does not show.
 type VMEvent struct {
 	Machine ident.MachineID `json:"machine"`
-	Kind    VMEventKind     `json:"kind"`
-	At      time.Time       `json:"at"` // vCenter's clock
-	Text    string          `json:"text"`
+	// Instance is the VM's instance uuid: a machine may have had another VM before.
+	Instance string      `json:"instance,omitempty"`
+	Kind     VMEventKind `json:"kind"`
+	At       time.Time   `json:"at"` // vCenter's clock
+	Text     string      `json:"text"`
 }
 
 // VMEventKind says what happened.

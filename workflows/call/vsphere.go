@@ -69,3 +69,31 @@ func DetachDisks(ctx workflow.Context, in api.AttachInput) error {
 func VerifyVMReady(ctx workflow.Context, in api.VMRef) (api.VM, error) {
 	return run[api.VM](ctx, api.ActVerifyVMReady, vcenter(), in)
 }
+
+// CheckLocation asks what would keep a machine's VM from being made anew, or from being
+// used where it is.
+func CheckLocation(ctx workflow.Context, in api.MakeVMInput) error {
+	return do(ctx, api.ActCheckLocation, vcenter(), in)
+}
+
+// MakeVM makes a machine's VM anew.
+func MakeVM(ctx workflow.Context, in api.MakeVMInput) (api.MadeVM, error) {
+	return run[api.MadeVM](ctx, api.ActMakeVM, vcenter(), in)
+}
+
+// UnmakeVM deletes the VM that a run made; when it made none that is fine.
+func UnmakeVM(ctx workflow.Context, in api.UnmakeVMInput) error {
+	return do(ctx, api.ActUnmakeVM, vcenter(), in)
+}
+
+// PrecheckReturn asks vCenter what it would refuse of a machine's reprotect, and makes nothing.
+func PrecheckReturn(ctx workflow.Context, in api.PrecheckInput) error {
+	o := vcenter()
+	o.StartToCloseTimeout, o.WaitForCancellation = quickTimeout, false
+	o.RetryPolicy = retry(backOffMost, precheckAttempts)
+	wanted, err := run[api.MakeVMInput](ctx, api.ActReturnOf, o, in)
+	if err != nil {
+		return err
+	}
+	return do(ctx, api.ActCheckLocation, o, wanted)
+}

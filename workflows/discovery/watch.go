@@ -140,7 +140,7 @@ func (d *discovery) tellGone(ctx workflow.Context, before map[string]api.VM) {
 	}
 	for _, vm := range gone {
 		d.signal(ctx, d.members(ctx), vm.Machine.String(), api.SignalVMEvent, api.VMEvent{
-			Machine: vm.Machine, Kind: api.VMGone, At: workflow.Now(ctx), Text: "VM " + vm.Name + " is not in vCenter " + d.VCenter.Name + " any more",
+			Machine: vm.Machine, Instance: vm.InstanceUUID, Kind: api.VMGone, At: workflow.Now(ctx), Text: "VM " + vm.Name + " is not in vCenter " + d.VCenter.Name + " any more",
 		})
 	}
 }

@@ -13,6 +13,14 @@ type Moved struct {
 	Assignment api.Assignment `json:"assignment"`
 	Transfer   api.Transfer   `json:"transfer"`
 	Warnings   []string       `json:"warnings,omitempty"`
+	// Made is the VM that a reprotect made; nil: it took the original.
+	Made *MadeVM `json:"made,omitempty"`
+}
+
+// MadeVM is a VM with the run that made it.
+type MadeVM struct {
+	api.MadeVM
+	Run string `json:"run"`
 }
 
 // move gives a machine to a server and has it brought up to date there: what

@@ -31,6 +31,10 @@ type ReprotectParams struct {
 	Target   api.TargetMachine `json:"target"`   // runs now; its agent is the source
 	NewEpoch ident.Epoch       `json:"newEpoch"` // of the master target's ownership
 	Site     string            `json:"site,omitempty"`
+	// Location is where the VM is made anew; nil: the original is taken.
+	Location *api.Location `json:"location,omitempty"`
+	// Reason lets it go on when nobody can tell that the original is off.
+	Reason string `json:"reason,omitempty"`
 	// Grant and Assign are complete but for the assignment, which this run makes.
 	Grant  api.GrantInput  `json:"grant"`
 	Assign api.AssignInput `json:"assign"`
@@ -39,27 +43,44 @@ type ReprotectParams struct {
 type reprotect struct {
 	ReprotectParams
 	move
+	anew bool // the VM is made anew
 }
 
-// Reprotect attaches the original machine's disks to a master target and moves
-// the difference on to them. When a step fails the disks are detached again; the
-// machine on the target side runs on, whatever happens here.
+// Reprotect attaches the original machine's disks, or those of a VM that is made in its
+// place, to a master target and moves the difference on to them. When a step fails the
+// disks are detached again, and a VM that was made is deleted; the machine on the target
+// side runs on, whatever happens here.
 func Reprotect(ctx workflow.Context, p ReprotectParams) (Moved, error) {
 	if p.Target.Instance == "" || len(p.Disks) == 0 {
 		return Moved{}, fault.New(api.CodeInvalid, "reprotect of %s: the target machine's hardware uuid or the disks are missing", p.VM.Name)
 	}
 	p.Grant.Attached = true
-	r := &reprotect{p, move{what: "reprotect", input: p.Grant, tell: p.Assign, rescan: true}}
-	err := runbook.Run(ctx, "reprotect of "+p.VM.Name, []runbook.Step{
-		{Name: "make sure that the original is off", Do: r.shutdown},
-		{Name: "choose a master target", Do: r.choose},
+	r := &reprotect{ReprotectParams: p, move: move{what: "reprotect", input: p.Grant, tell: p.Assign, rescan: true}}
+	err := runbook.Run(ctx, "reprotect of "+p.VM.Name, append(r.place(), []runbook.Step{
 		{Name: "attach the original's disks to the master target", Do: r.attach, Undo: r.detach},
 		{Name: "wait for the agent on the target machine", Do: r.await},
 		{Name: "let the machine stream to the master target", Do: r.grant, Undo: r.revoke},
 		{Name: "tell the agent where to stream", Do: r.assign, Undo: r.unassign},
 		{Name: "compare and copy the difference", Do: r.base},
-	})
+	}...))
 	return r.out, err
+}
+
+// place: where the disks are that are written to.
+func (r *reprotect) place() []runbook.Step {
+	off := runbook.Step{Name: "make sure that the original is off", Do: r.shutdown}
+	choose := runbook.Step{Name: "choose a master target", Do: r.choose}
+	if r.Location == nil {
+		return []runbook.Step{off, choose}
+	}
+	name := "make the VM anew"
+	if r.Location.OnlyIfGone {
+		name += ", if the original is gone"
+	}
+	return []runbook.Step{
+		{Name: "check the location", Do: r.checkLocation}, off, choose,
+		{Name: name, Do: r.makeVM, Undo: r.unmake},
+	}
 }
 
 // shutdown must succeed: two running machines would both write to the disks.
@@ -67,19 +88,78 @@ func (r *reprotect) shutdown(ctx workflow.Context) error {
 	_, err := call.ShutdownVM(ctx, api.ShutdownInput{
 		VMRef: ref(r.VM), Limit: api.Duration(guestShutdown), Force: true,
 	}, shutdownLimit)
-	if err != nil && !fault.Cancelled(err) {
+	gone := fault.Code(err) == api.CodeNotFound
+	r.anew = r.Location != nil && (gone || !r.Location.OnlyIfGone)
+	switch {
+	case err == nil || fault.Cancelled(err):
+		return err
+	case gone && r.anew:
+		return nil
+	case gone:
+		return fault.Wrap(api.CodeVMGone, err, "%s", r.VM.Gone())
+	case r.anew && r.Reason != "":
+		r.out.Warnings = append(r.out.Warnings, "nobody could tell that the original is off: "+fault.Message(err)+"; make sure that it stays off (reason given: "+r.Reason+")")
+		return nil
+	case r.anew:
 		return fault.Wrap(api.CodeSourceRunning, err,
-			"the original must be off before its disks are attached, and could not be shut down: %s", fault.Message(err))
+			"the original could not be shut down (%s) and may be running; shut it down by hand, or give a reason to go on without", fault.Message(err))
 	}
-	return err
+	return fault.Wrap(api.CodeSourceRunning, err,
+		"the original must be off before its disks are attached, and could not be shut down: %s", fault.Message(err))
 }
 
 func (r *reprotect) choose(ctx workflow.Context) error {
-	return r.move.choose(ctx, ident.RoleMasterTarget, r.Site, r.Target.Instance, r.NewEpoch)
+	site := r.Site
+	if r.anew && r.Location.Site != "" {
+		site = r.Location.Site
+	}
+	return r.move.choose(ctx, ident.RoleMasterTarget, site, r.Target.Instance, r.NewEpoch)
+}
+
+// wanted is the VM to make. The run's name stays the same when a worker is lost, and is
+// never another's, even when a machine is protected a second time.
+func (r *reprotect) wanted(ctx workflow.Context) api.MakeVMInput {
+	info := workflow.GetInfo(ctx)
+	return api.MakeVMInput{
+		VM: r.VM, Disks: r.Disks, At: r.Location, Run: info.WorkflowExecution.ID + "/" + info.OriginalRunID, MasterTarget: r.out.Assignment.Server,
+	}
+}
+
+// checkLocation comes first: a location that would not do then costs nothing.
+func (r *reprotect) checkLocation(ctx workflow.Context) error {
+	return patient(ctx, func(ctx workflow.Context) error { return call.CheckLocation(ctx, r.wanted(ctx)) })
+}
+
+func (r *reprotect) makeVM(ctx workflow.Context) error {
+	if !r.anew {
+		return nil
+	}
+	return patient(ctx, func(ctx workflow.Context) error {
+		made, err := call.MakeVM(ctx, r.wanted(ctx))
+		if err == nil {
+			r.out.Made = &MadeVM{MadeVM: made, Run: r.wanted(ctx).Run}
+			r.input.Disks = made.Disks
+		}
+		return err
+	})
+}
+
+func (r *reprotect) unmake(ctx workflow.Context) error {
+	if !r.anew {
+		return nil
+	}
+	w := r.wanted(ctx)
+	return patient(ctx, func(ctx workflow.Context) error {
+		return call.UnmakeVM(ctx, api.UnmakeVMInput{VCenter: w.VCenter(), Machine: r.VM.Machine, Run: w.Run})
+	})
 }
 
 func (r *reprotect) attachment() api.AttachInput {
-	return api.AttachInput{Original: ref(r.VM), MasterTarget: r.out.Assignment.Server, Disks: r.Disks}
+	in := api.AttachInput{Original: ref(r.VM), MasterTarget: r.out.Assignment.Server, Disks: r.Disks}
+	if r.out.Made != nil {
+		in.Original, in.Disks = ref(r.out.Made.VM), r.out.Made.Disks
+	}
+	return in
 }
 
 func (r *reprotect) attach(ctx workflow.Context) error {

@@ -78,7 +78,7 @@ func (e *entity) do(ctx workflow.Context, q api.QueuedAction) (api.ActionResult,
 	case api.ActionCommit:
 		return e.commit(ctx)
 	case api.ActionReprotect:
-		return e.reprotect(ctx)
+		return e.reprotect(ctx, q)
 	case api.ActionFailback:
 		return e.failback(ctx, q)
 	case api.ActionReenable:
@@ -242,7 +242,7 @@ func (e *entity) commit(ctx workflow.Context) (api.ActionResult, error) {
 	return api.ActionResult{Message: "committed", Point: e.s.FailoverTo, Target: e.s.Target}, nil
 }
 
-func (e *entity) reprotect(ctx workflow.Context) (api.ActionResult, error) {
+func (e *entity) reprotect(ctx workflow.Context, q api.QueuedAction) (api.ActionResult, error) {
 	if e.s.Target == nil {
 		return api.ActionResult{}, fault.New(api.CodeInternal, "reprotect of %s: its target machine is not known", e.s.Name)
 	}
@@ -251,6 +251,7 @@ func (e *entity) reprotect(ctx workflow.Context) (api.ActionResult, error) {
 	epoch := e.s.Assignment.Epoch + 1
 	out, err := child[failback.Moved](ctx, e, api.WorkflowReprotect, "reprotect", failback.ReprotectParams{
 		VM: e.s.VM, Disks: e.s.Protected, Target: *e.s.Target, NewEpoch: epoch, Site: e.in.Site,
+		Location: q.Request.Location, Reason: q.Request.Reason,
 		Grant:  api.GrantInput{Machine: e.s.Machine, Name: e.s.Name, Disks: e.s.Protected, Policy: policy, Target: e.s.TargetSpec, Attached: true},
 		Assign: api.AssignInput{Machine: e.s.Machine, Disks: e.targetDisks(), Group: policy.Group()},
 	})
@@ -262,8 +263,16 @@ func (e *entity) reprotect(ctx workflow.Context) (api.ActionResult, error) {
 	e.s.Assignment, e.assigned = out.Assignment, out.Assignment.Epoch
 	e.moved(out.Transfer)
 	e.clearStream(ctx)
+	message := "replicating back"
+	if out.Made != nil {
+		e.remade(ctx, *out.Made)
+		message += " on to a VM that was made anew: " + e.s.VM.Name + " in vCenter " + e.s.VM.VCenter
+	}
+	for _, w := range out.Warnings {
+		message += "; " + w
+	}
 	e.setState(ctx, api.StateProtectedReverse)
-	return api.ActionResult{Message: "replicating back", Transfer: &out.Transfer, Target: e.s.Target}, nil
+	return api.ActionResult{Message: message, Transfer: &out.Transfer, Target: e.s.Target}, nil
 }
 
 func (e *entity) failback(ctx workflow.Context, q api.QueuedAction) (api.ActionResult, error) {
@@ -294,6 +303,7 @@ func (e *entity) failback(ctx workflow.Context, q api.QueuedAction) (api.ActionR
 	}
 	e.s.Assignment = api.Assignment{Epoch: epoch}
 	e.s.VM, e.assigned = out.VM, 0
+	e.settleRemade(ctx)
 	e.setState(ctx, api.StateFailedBack)
 	return api.ActionResult{Message: "failed back", Point: &out.Point, RTO: out.RTO}, nil
 }

@@ -25,6 +25,9 @@ func (e *entity) rollBack(ctx workflow.Context, q api.QueuedAction) (api.ActionR
 	if e.reverse() {
 		p.From = api.StateProtectedReverse // or marked for resync
 	}
+	if r := e.s.Remade; r != nil && e.reverse() {
+		p.Unmake = &api.UnmakeVMInput{VCenter: r.Made.VCenter, Machine: e.s.Machine, Run: r.Run}
+	}
 	if e.s.FailoverTo != nil {
 		p.Point = e.s.FailoverTo.ID
 	}
@@ -47,6 +50,9 @@ func (e *entity) rollBack(ctx workflow.Context, q api.QueuedAction) (api.ActionR
 		e.clearStream(ctx)
 		e.setState(ctx, to)
 	} else {
+		if from != api.StateFailedBack {
+			e.unmade()
+		}
 		e.s.Assignment = api.Assignment{Epoch: e.s.Assignment.Epoch}
 		e.clearStream(ctx)
 		e.setState(ctx, api.StateCommitted)

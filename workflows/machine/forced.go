@@ -17,7 +17,7 @@ const bootPatience = 15 * time.Minute
 // happened takes what discovery saw happen to the VM.
 func (e *entity) happened(ctx workflow.Context, ev api.VMEvent) {
 	switch {
-	case ev.Machine != e.s.Machine:
+	case ev.Machine != e.s.Machine || ev.Instance != "" && ev.Instance != e.s.VM.InstanceUUID:
 	case ev.Kind == api.VMGone:
 		e.raise(ctx, api.Problem{
 			Code: api.CodeVMGone, Component: "vCenter", Cause: ev.Text, Health: api.Critical,

@@ -13,6 +13,7 @@
 //	forced.go    what vCenter saw happen to the VM
 //	disks.go     what the agent reports, and disks that change
 //	back.go      roll-back, change of recovery point, and what it does by itself later
+//	remade.go    a VM that was made anew
 //	problems.go  problems and health
 //	visible.go   search attributes and memo, for Temporal's UI
 package machine

@@ -2,6 +2,8 @@ package machine
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -45,6 +47,8 @@ type world struct {
 	based    func() // a base pass was made
 	joined   []api.VaultMember
 	grants   []api.GrantInput
+	makes    []api.MakeVMInput
+	unmakes  []api.UnmakeVMInput
 	points   []ident.Seq // to be chosen next; 9 after them
 }
 
@@ -153,6 +157,15 @@ func (w *world) activities() {
 	reg(w, api.ActPowerOnVM, func(api.VMRef) none { return none{} })
 	reg(w, api.ActAttachDisks, func(api.AttachInput) none { return none{} })
 	reg(w, api.ActDetachDisks, func(api.AttachInput) none { return none{} })
+	reg(w, api.ActCheckLocation, func(api.MakeVMInput) none { return none{} })
+	reg(w, api.ActMakeVM, func(in api.MakeVMInput) api.MadeVM {
+		w.makes = append(w.makes, in)
+		vm := in.VM
+		vm.Disks = in.Disks
+		vm = madeVM(vm)
+		return api.MadeVM{VM: vm, Disks: vm.Disks}
+	})
+	reg(w, api.ActUnmakeVM, func(in api.UnmakeVMInput) none { w.unmakes = append(w.unmakes, in); return none{} })
 	reg(w, api.ActVerifyVMReady, func(api.VMRef) api.VM {
 		if w.vm != nil {
 			return *w.vm
@@ -174,6 +187,16 @@ func testVM() api.VM {
 	m := ident.NewMachineID("v", "db-1")
 	return api.VM{Machine: m, VCenter: "vc-1", InstanceUUID: "i-1", BIOSUUID: "b-1", Name: "db-1", CPUs: 2, MemoryMB: 1024,
 		Disks: []api.VMDisk{{ID: ident.NewDiskID(m, "d"), BackingUUID: "d", Label: "Hard disk 1", Size: 1 << 20}}}
+}
+
+// madeVM is the VM made anew: other uuids, the same disks.
+func madeVM(vm api.VM) api.VM {
+	vm.VCenter, vm.VCenterUUID, vm.InstanceUUID, vm.BIOSUUID = "vc-2", "v2", "i-2", "b-2"
+	vm.Disks = slices.Clone(vm.Disks)
+	for i := range vm.Disks {
+		vm.Disks[i].BackingUUID, vm.Disks[i].Label = fmt.Sprintf("new-%d", i), fmt.Sprintf("Hard disk %d", i+1)
+	}
+	return vm
 }
 
 func testInput() api.MachineInput {

@@ -283,7 +283,7 @@ func (e *entity) resyncSoon(ctx workflow.Context) func() {
 
 // seen takes what discovery saw of the VM.
 func (e *entity) seen(ctx workflow.Context, vm api.VM) {
-	if vm.Machine != e.s.Machine {
+	if vm.Machine != e.s.Machine || !e.mine(vm.VCenterUUID, vm.InstanceUUID) {
 		return
 	}
 	before, now := e.s.Protected, protected(vm, e.in.Exclude)

@@ -132,6 +132,10 @@ func (e *entity) check(action string, r api.ActionRequest) error {
 		return fault.New(api.CodeInvalid, "%s of %s: want a timer of 0 (none) or more, and %s or %s", action, e.s.Name, api.ActionCommit, api.ActionRollBack)
 	case len(api.ValidateShutdown(r.Shutdown)) > 0:
 		return fault.New(api.CodeInvalid, "%s of %s: shutdown.%s", action, e.s.Name, api.ValidateShutdown(r.Shutdown)[0].Error())
+	case r.Location != nil && action != api.ActionReprotect:
+		return fault.New(api.CodeInvalid, "%s of %s: a location is for reprotect, which makes the VM anew there", action, e.s.Name)
+	case r.Location != nil && len(api.ValidateLocation(*r.Location)) > 0:
+		return fault.New(api.CodeInvalid, "%s of %s: location.%s", action, e.s.Name, api.ValidateLocation(*r.Location)[0].Error())
 	case r.Point == api.PointCustom && r.PointID == 0:
 		return fault.New(api.CodeInvalid, "%s of %s: a custom recovery point needs its number", action, e.s.Name)
 	}
@@ -160,7 +164,7 @@ func (e *entity) same(action string, r api.ActionRequest) *api.QueuedAction {
 // and why.
 func sameRequest(a, b api.ActionRequest) bool {
 	policy := a.Policy == nil && b.Policy == nil || a.Policy != nil && b.Policy != nil && a.Policy.Name == b.Policy.Name && a.PolicyHash == b.PolicyHash
-	return policy && a.Planned == b.Planned && a.Point == b.Point && a.PointID == b.PointID && a.Network == b.Network && a.Shutdown == b.Shutdown &&
+	return policy && a.Planned == b.Planned && a.Point == b.Point && a.PointID == b.PointID && a.Network == b.Network && a.Shutdown == b.Shutdown && a.Location.Equal(b.Location) &&
 		a.CommitAfter == b.CommitAfter && a.OnTimer == b.OnTimer && a.CleanAfter == b.CleanAfter && a.KeepData == b.KeepData && a.OnlyIfRequired == b.OnlyIfRequired && a.Changed == b.Changed &&
 		slices.Equal(a.Exclude, b.Exclude) && slices.Equal(a.Include, b.Include)
 }

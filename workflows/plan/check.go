@@ -57,24 +57,30 @@ func (r *run) checkActions(ctx workflow.Context, p api.Plan) error {
 const maxPrechecks = 20
 
 // precheck asks the target of a dry run what it would refuse: names, addresses, quota,
-// permissions, networks. It advises; nothing fails by it.
+// permissions, networks; and vCenter, for a way back, whether the original is there, or can
+// be made where the plan says. It advises; nothing fails by it.
 func (r *run) precheck(ctx workflow.Context) {
+	var ask func(workflow.Context, api.PrecheckInput) error
+	change := "precheck"
 	switch r.in.Kind {
 	case api.PlanTest, api.PlanPlanned, api.PlanUnplanned:
+		ask = call.Precheck
+	case api.PlanReprotect, api.PlanReturn:
+		ask, change = call.PrecheckReturn, "precheck-return"
 	default:
 		return
 	}
-	if workflow.GetVersion(ctx, "precheck", workflow.DefaultVersion, 1) == workflow.DefaultVersion {
+	if workflow.GetVersion(ctx, change, workflow.DefaultVersion, 1) == workflow.DefaultVersion {
 		return
 	}
 	turns := workflow.NewSemaphore(ctx, maxPrechecks)
 	for i, err := range atOnce(ctx, len(r.steps), func(ctx workflow.Context, i int) error {
-		m := r.steps[i].machine
-		if m == nil || turns.Acquire(ctx, 1) != nil { // cancelled
+		s := r.steps[i]
+		if s.machine == nil || s.kind != phases(r.in.Kind)[0] || turns.Acquire(ctx, 1) != nil { // cancelled
 			return nil
 		}
 		defer turns.Release(1)
-		return call.Precheck(ctx, api.PrecheckInput{Machine: m.Machine, Kind: r.in.Kind, Network: r.in.Network})
+		return ask(ctx, api.PrecheckInput{Machine: s.machine.Machine, Kind: s.kind, Network: r.in.Network, Location: s.location})
 	}) {
 		if err != nil {
 			r.status.Steps[i].Problem = fault.Message(err)

@@ -26,6 +26,7 @@ type step struct {
 	group    int
 	action   *api.PlanAction
 	machine  *api.VaultMember
+	location *api.Location // of its VM, if a reprotect is to make it anew
 	optional bool
 	asks     string // what a person is asked
 	tries    int
@@ -158,7 +159,7 @@ func (r *run) phase(ctx workflow.Context, p api.Plan, kind api.PlanKind, members
 				}
 				members[m.Name] = member
 			}
-			r.add(step{kind: kind, group: i, machine: &member, optional: m.Optional},
+			r.add(step{kind: kind, group: i, machine: &member, optional: m.Optional, location: m.Location},
 				api.PlanStep{ID: group + "/" + m.Name, Group: g.Name, Kind: kindMachine, Name: m.Name})
 		}
 		r.actions(group+"/after", kind, i, g.After)

@@ -171,6 +171,34 @@ func TestNextRunGoesOnWhereOneWasCancelled(t *testing.T) {
 	require.Equal(t, "fine", s.Steps[2].Message)
 }
 
+// TestLocations go from the plan to its machines, in a reprotect; a dry run asks vCenter.
+func TestLocations(t *testing.T) {
+	at := &api.Location{Datastore: "ssd"}
+	for kind, want := range map[api.PlanKind]*api.Location{api.PlanReprotect: at, api.PlanFailback: nil, api.PlanReturn: at} {
+		p := quiet()
+		p.Groups[0].Machines[0].Location = at
+		w := newWorld(p)
+		require.NoError(t, w.run(kind))
+		for _, a := range w.actions {
+			if a.Action == api.ActionReprotect && a.Machine == ident.NewMachineID("v", "db-1") {
+				require.Equal(t, want, a.Request.Location, kind)
+				continue
+			}
+			require.Nil(t, a.Request.Location, kind)
+		}
+		w = newWorld(p)
+		w.ExecuteWorkflow(Workflow, api.PlanRunInput{Plan: "shop", Kind: kind, DryRun: true})
+		require.NoError(t, w.GetWorkflowError())
+		for _, s := range w.status(t).Steps {
+			if want != nil && s.Name == "db-1" && (s.Phase == "" || s.Phase == api.PlanReprotect) {
+				require.Equal(t, "datastore ssd is full", s.Problem, s.ID)
+				continue
+			}
+			require.Empty(t, s.Problem, s.ID)
+		}
+	}
+}
+
 // TestHowSourcesAreBroughtDown goes from the plan to its machines, in an unplanned failover.
 func TestHowSourcesAreBroughtDown(t *testing.T) {
 	how := api.SourceShutdown{Limit: api.Duration(time.Minute), ThenPowerOff: true}

@@ -98,6 +98,15 @@ func newWorld(plan api.Plan) *world {
 		}
 		return api.CheckNetworkInput{}, nil
 	})
+	reg(api.ActReturnOf, func(in api.PrecheckInput) (api.MakeVMInput, error) {
+		return api.MakeVMInput{VM: api.VM{Machine: in.Machine, Name: "x"}, At: in.Location}, nil
+	})
+	reg(api.ActCheckLocation, func(in api.MakeVMInput) error {
+		if in.At != nil {
+			return fault.New(api.CodeInvalid, "datastore %s is full", in.At.Datastore)
+		}
+		return nil
+	})
 	reg(api.ActCheckNetwork, func(in api.CheckNetworkInput) error {
 		if in.Network != "" {
 			return fault.New(api.CodeQuota, "the quota has no room for %s", in.Network)

@@ -101,8 +101,11 @@ func (r *run) tryMachine(ctx workflow.Context, i int) error {
 		Planned: s.kind == api.PlanPlanned, Point: choice, PointID: id, Network: r.in.Network,
 		Verify: r.in.Verify, CommitAfter: r.in.CommitAfter, OnTimer: r.in.OnTimer, CleanAfter: r.in.CleanAfter,
 	}
-	if s.kind == api.PlanUnplanned {
+	switch s.kind {
+	case api.PlanUnplanned:
 		request.Shutdown = r.shutdown
+	case api.PlanReprotect:
+		request.Location = s.location
 	}
 	out, err := r.act(ctx, api.MachineActionInput{Machine: s.machine.Machine, Action: api.ActionOf(s.kind), Request: request})
 	if err != nil {

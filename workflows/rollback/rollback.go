@@ -36,6 +36,8 @@ type Params struct {
 	Point     ident.Seq         `json:"point,omitempty"`
 	SourceOff bool              `json:"sourceOff,omitempty"` // leave the source switched off
 	Reason    string            `json:"reason,omitempty"`
+	// Unmake is the VM that the reprotect made; nil: it took the original.
+	Unmake *api.UnmakeVMInput `json:"unmake,omitempty"`
 }
 
 // Result of a roll-back.
@@ -81,12 +83,27 @@ func (r *rollback) failover() []runbook.Step {
 
 // reprotect: the target's machine goes on alone, as after the commit.
 func (r *rollback) reprotect() []runbook.Step {
-	return []runbook.Step{
+	steps := []runbook.Step{
 		{Name: "tell the agents to stand by", Do: r.unassign},
 		{Name: "finish what was acknowledged and close the disks", Do: r.revoke},
 		{Name: "fence the master target", Do: r.fence},
 		{Name: "detach the disks from the master target", Do: r.detach, Undo: r.attach},
 	}
+	if r.Unmake != nil {
+		steps = append(steps, runbook.Step{Name: "delete the VM that was made", Do: r.unmake}) // the last: it cannot be put back
+	}
+	return steps
+}
+
+// unmake does not keep the machine for the sake of a leftover, nor for a cancellation that
+// comes late.
+func (r *rollback) unmake(ctx workflow.Context) error {
+	ctx, cancel := workflow.NewDisconnectedContext(ctx)
+	defer cancel()
+	if err := call.UnmakeVM(ctx, *r.Unmake); err != nil {
+		r.warn("VM %s that was made in vCenter %s could not be deleted, delete it by hand: %s", r.VM.Name, r.Unmake.VCenter, fault.Message(err))
+	}
+	return nil
 }
 
 // failback: the original goes down again before the target's machine comes up.
