@@ -54,7 +54,7 @@ func (l *locationFlags) add(cmd *cobra.Command) {
 // into gives the location, nil when none is named.
 func (l *locationFlags) into() (*api.Location, error) {
 	none := api.Location{}
-	if l.Location.Equal(&none) {
+	if l.Equal(&none) {
 		return nil, nil
 	}
 	if wrong := api.ValidateLocation(l.Location); len(wrong) > 0 {

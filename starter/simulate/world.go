@@ -254,6 +254,16 @@ func (w *world) changed(m *machine) {
 	}
 }
 
+// remade reports whether the machine's VM is one that was made anew.
+func (m *machine) remade() bool {
+	for _, instance := range m.made {
+		if instance == m.status.VM.InstanceUUID {
+			return true
+		}
+	}
+	return false
+}
+
 // settled looks between runs whether the world is what the machine's state says.
 func (w *world) settled(m *machine) {
 	test := m.status.Test != nil && !m.status.Test.Cleaned
@@ -298,16 +308,11 @@ func (w *world) settled(m *machine) {
 	want("the target runs", m.targetUp(), target == 1 && !source)
 	want("disks attached to the master target", m.attached, attached)
 	want("frozen", m.frozen, false)
-	made := 0
-	for _, instance := range m.made {
-		if instance == m.status.VM.InstanceUUID {
-			made = 1
-		}
-	}
+	remade := m.remade()
 	if !m.leftover {
-		want("VMs made anew", len(m.made), made)
+		want("only the machine's own VM was made anew", len(m.made) == 0 || len(m.made) == 1 && remade, true)
 	}
-	want("the machine's VM is there", made == 1 || m.status.VM.InstanceUUID == m.vm.InstanceUUID, true)
+	want("the machine's VM is there", remade || m.status.VM.InstanceUUID == m.vm.InstanceUUID, true)
 	// A clean-up or a commit whose answer was lost may have done more than the machine knows:
 	// it is asked for again. Less is a leftover.
 	most := 0
