@@ -15,7 +15,7 @@ WORKFLOWCHECK := $(TOOLS)/workflowcheck-$(WORKFLOWCHECK_VERSION)
 NFPM          := $(TOOLS)/nfpm-$(NFPM_VERSION)
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X main.version=$(VERSION)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X drover/worker/service.version=$(VERSION)
 
 
 .PHONY: help

@@ -25,6 +25,32 @@ func (r *running) good() {
 	r.holds(a.tail.Seq, r.src)
 }
 
+// TestReleasesOfTheAgent: a session is had by an agent of the server's release and of the
+// four before it, and by builds of none; others are told what to do, and none is harmed.
+func TestReleasesOfTheAgent(t *testing.T) {
+	r := newRig(t)
+	s := r.granted(func(c *server.Config) { c.Version = "v1.6.0" })
+	s.connect().base(r.src)
+	for version, says := range map[string]string{
+		"1.6.3": "", "1.6.0-2-gabcdef0": "", "v1.2.0": "", "": "", "unknown": "", "8eb91e5-dirty": "",
+		"1.1.9": "upgrade the agent", "0.4.0": "upgrade the agent", "1.7.0": "upgrade the servers first", "2.0.0": "upgrade the servers first",
+	} {
+		h := r.greeting()
+		h.AgentVersion = version
+		_, refusal := s.hello(agentPeer, h)
+		if says == "" {
+			require.Nil(t, refusal, version)
+			continue
+		}
+		require.NotNil(t, refusal, version)
+		require.Equal(t, wire.CodeVersion, refusal.Code, version)
+		require.Contains(t, refusal.Detail, "DRV-2105", version)
+		require.Contains(t, refusal.Detail, says, version)
+		require.Equal(t, time.Minute, refusal.RetryAfter, version)
+	}
+	s.good()
+}
+
 func TestHelloRefused(t *testing.T) {
 	r := newRig(t)
 	other := ident.NewMachineID("vc", "other")

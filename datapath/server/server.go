@@ -62,6 +62,7 @@ const (
 	retryBusy    = time.Second     // when an agent refused for something short comes back
 	retryFull    = 3 * time.Second // when the spool was full
 	retryBroken  = 2 * time.Second // when a resync must be asked for first
+	retryVersion = time.Minute     // when agent or server must be upgraded first
 )
 
 // GCPercent is for debug.SetGCPercent in a process that runs a Server: chunks come and
@@ -69,9 +70,10 @@ const (
 // of 32 streams needs twice what it holds.
 const GCPercent = 50
 
-// Config of a server. All fields but FS, DiskByID, Denied, Metrics and the timeouts are needed.
+// Config of a server. All fields but Version, FS, DiskByID, Denied, Metrics and the timeouts are needed.
 type Config struct {
 	Name     string // in the certificate and in logs
+	Version  string // of this server; which agents it takes follows from it. Empty: all
 	StateDir string // grants and the spool
 	FS       vfs.FS // of StateDir; nil is the system's
 	TLS      *tls.Config

@@ -17,6 +17,7 @@ import (
 	"drover/datapath/ident"
 	"drover/datapath/ordered"
 	"drover/datapath/pipeline"
+	"drover/datapath/release"
 	"drover/datapath/replica"
 	"drover/datapath/stream"
 	"drover/datapath/wire"
@@ -36,6 +37,7 @@ type session struct {
 	pipe   *pipeline.Pipeline
 	writer replica.Writer
 	header changeset.Header // what all its change sets have in common
+	agent  string           // version
 	woken  chan struct{}    // of size 1
 	done   chan struct{}
 
@@ -79,7 +81,7 @@ func (s *Server) session(conn *wire.Conn, known func()) {
 	x, err := s.handshake(conn, known, log)
 	if err == nil {
 		s.metrics.sessions.Inc()
-		log.Info("session begins", "machine", x.m.id.String(), "epoch", x.header.Epoch)
+		log.Info("session begins", "machine", x.m.id.String(), "epoch", x.header.Epoch, "agent", x.agent)
 		err = x.run()
 		s.metrics.sessions.Dec()
 	}
@@ -142,6 +144,9 @@ func (s *Server) identify(peer ident.Peer, hello *wire.Hello) (*machine, error) 
 	if s.Denied(peer) {
 		return nil, refuse(wire.CodeIdentity, 0, "the certificate of %s was revoked; enrol again with a new token", peer)
 	}
+	if err := release.Takes(s.Version, hello.AgentVersion); err != nil {
+		return nil, refuse(wire.CodeVersion, retryVersion, "%s: %v", release.Code, err)
+	}
 	m, err := s.machine(id)
 	if err != nil {
 		return nil, refuse(wire.CodeUnknownMachine, retryBusy, "machine %s is not granted on %s", id, s.Name)
@@ -184,7 +189,7 @@ func sameAsGranted(have []changeset.Disk, granted []replica.Disk) error {
 // admit makes the session the machine's only one.
 func (m *machine) admit(conn *wire.Conn, hello *wire.Hello, log *slog.Logger) (*session, *wire.Welcome, error) {
 	ctx, cancel := context.WithCancel(context.Background())
-	x := &session{m: m, conn: conn, log: log, ctx: ctx, cancel: cancel,
+	x := &session{m: m, conn: conn, log: log, ctx: ctx, cancel: cancel, agent: hello.AgentVersion,
 		woken: make(chan struct{}, 1), done: make(chan struct{}), ended: make(chan struct{})}
 	welcome, err := x.enter(hello)
 	if err != nil {

@@ -126,7 +126,7 @@ type Code uint16
 // The codes. Their texts and remedies are in docs/errors.md.
 const (
 	CodeBadFrame       Code = 1  // corrupt, oversize or unexpected frame
-	CodeVersion        Code = 2  // another protocol version
+	CodeVersion        Code = 2  // another protocol version, or a release of the agent that the server does not take
 	CodeIdentity       Code = 3  // the certificate is not for this machine
 	CodeUnknownMachine Code = 4  // no grant for the machine here
 	CodeEpoch          Code = 5  // another epoch is the owner

@@ -41,7 +41,7 @@ const wireHead = `
 // onTheWire explains the codes with which a session is refused or ended.
 var onTheWire = map[wire.Code][2]string{
 	wire.CodeBadFrame:       {"corrupt, oversize or unexpected frame", "the session ends, the agent comes back"},
-	wire.CodeVersion:        {"another protocol version", "upgrade the older side"},
+	wire.CodeVersion:        {"another protocol version, or a release of the agent that the server does not take", api.CodeAgentVersion},
 	wire.CodeIdentity:       {"the certificate, or the hardware uuid, is not this machine's", "the agent stands by"},
 	wire.CodeUnknownMachine: {"the machine is not granted to this server", "the agent asks the configuration server again"},
 	wire.CodeEpoch:          {"another epoch owns the machine", "the agent asks the configuration server again"},

@@ -183,10 +183,10 @@ func TestCase32WrongTokens(t *testing.T) {
 	secret, err := s.reg.IssueToken(registry.TokenSpec{Peer: s.AgentPeer(), Instance: rig.Instance})
 	require.NoError(t, err)
 	for range registry.MaxWrong {
-		_, err = s.reg.SpendToken(secret, "4c4c4544-0042-3510-8054-000000000000")
+		_, err = s.reg.SpendToken(secret, "4c4c4544-0042-3510-8054-000000000000", nil)
 		require.ErrorIs(t, err, registry.ErrTokenInstance)
 	}
-	_, err = s.reg.SpendToken(secret, rig.Instance)
+	_, err = s.reg.SpendToken(secret, rig.Instance, nil)
 	require.ErrorIs(t, err, registry.ErrTokenLocked)
 }
 

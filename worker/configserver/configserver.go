@@ -97,7 +97,7 @@ func (s *server) serveAPI(metrics prometheus.Registerer) error {
 		return err
 	}
 	s.api, err = controlserver.New(controlserver.Config{
-		Name: s.config.Name, StateDir: s.config.State, Hosts: s.config.Advertise,
+		Name: s.config.Name, Version: service.Version(), StateDir: s.config.State, Hosts: s.config.Advertise,
 		CA: authority, Registry: s.registry, Logger: s.log, Metrics: metrics,
 	})
 	return err

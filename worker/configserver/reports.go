@@ -14,6 +14,7 @@ import (
 
 	"drover/agent/controlapi"
 	"drover/datapath/ident"
+	"drover/datapath/release"
 	"drover/worker/registry"
 	"drover/worker/service"
 	"drover/workflows/api"
@@ -71,6 +72,9 @@ func (r reports) machines() (out []ident.MachineID, err error) {
 
 func reportOf(machine ident.MachineID, a registry.AgentRecord) api.AgentReport {
 	out := api.AgentReport{Machine: machine, Instance: a.Instance, Version: a.Version, LastSeen: a.LastSeen.UTC(), State: a.State, Detail: a.Detail}
+	if err := release.Takes(service.Version(), a.Version); err != nil {
+		out.Refused = err.Error()
+	}
 	in := a.Inventory
 	if in == nil {
 		return out

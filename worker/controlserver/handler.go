@@ -12,6 +12,7 @@ import (
 
 	"drover/agent/controlapi"
 	"drover/datapath/ident"
+	"drover/datapath/release"
 	"drover/worker/ca"
 	"drover/worker/registry"
 )
@@ -153,7 +154,12 @@ func (s *Server) doEnrol(r *http.Request) (any, error) {
 	if err := ca.CheckRequest(req.CSR); err != nil {
 		return nil, fail(http.StatusBadRequest, controlapi.CodeBadRequest, "%v", err)
 	}
-	peer, err := s.Registry.SpendToken(req.Secret, req.Instance)
+	peer, err := s.Registry.SpendToken(req.Secret, req.Instance, func(p ident.Peer) error { return s.takes(p, req.Version) })
+	var refused *failure
+	if errors.As(err, &refused) {
+		s.Logger.Warn("enrolment refused", "from", r.RemoteAddr, "error", err)
+		return nil, err
+	}
 	if errors.Is(err, registry.ErrToken) {
 		s.Logger.Warn("enrolment refused", "from", r.RemoteAddr, "error", err)
 		return nil, fail(http.StatusForbidden, controlapi.CodeTokenRefused,
@@ -173,6 +179,17 @@ func (s *Server) doEnrol(r *http.Request) (any, error) {
 	}
 	s.Logger.Info("enrolled", "peer", peer.String(), "serial", issued.Serial, "expires", issued.Expires, "from", r.RemoteAddr)
 	return controlapi.EnrolResponse{Certificate: string(issued.PEM), CA: string(s.CA.PEM())}, nil
+}
+
+// takes refuses an agent of a release that no server takes. Its token is not used up.
+func (s *Server) takes(peer ident.Peer, version string) error {
+	if peer.Role != ident.RoleAgent {
+		return nil
+	}
+	if err := release.Takes(s.Version, version); err != nil {
+		return fail(http.StatusConflict, release.Code, "%v", err)
+	}
+	return nil
 }
 
 func (s *Server) doRenew(r *http.Request, peer ident.Peer) (any, error) {

@@ -45,6 +45,8 @@ const (
 type Config struct {
 	// Name of the configuration server; it stands in its certificate.
 	Name string
+	// Version of the server, from which follows which agents may enrol; empty: all.
+	Version string
 	// StateDir is where the admin socket is made.
 	StateDir string
 	// Hosts are the host names and IP addresses by which the server is reached.

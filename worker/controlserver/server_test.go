@@ -22,6 +22,7 @@ import (
 	"drover/agent/controlapi"
 	"drover/agent/enrol"
 	"drover/datapath/ident"
+	"drover/datapath/release"
 	"drover/datapath/wire/wiretest"
 	"drover/worker/ca"
 	"drover/worker/controlserver"
@@ -93,7 +94,7 @@ func start(t *testing.T) *site {
 	require.NoError(t, err)
 	s.reg, err = registry.OpenWithClock(state, s.now)
 	require.NoError(t, err)
-	srv, err := controlserver.New(controlserver.Config{Name: "cs-1", StateDir: state, Hosts: []string{"localhost", "127.0.0.1"},
+	srv, err := controlserver.New(controlserver.Config{Name: "cs-1", Version: "v1.6.0", StateDir: state, Hosts: []string{"localhost", "127.0.0.1"},
 		CA: s.ca, Registry: s.reg, Logger: slog.New(slog.NewTextHandler(s.log, nil)), Metrics: prometheus.NewRegistry()})
 	require.NoError(t, err)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -213,6 +214,30 @@ func TestTokensAreHeldTo(t *testing.T) {
 			require.ErrorContains(t, err, "not of the form")
 		}
 	})
+}
+
+// TestAgentsOfOtherReleasesDoNotEnrol, and their tokens are still good once they are upgraded.
+// Without a good token nobody learns of the server's release.
+func TestAgentsOfOtherReleasesDoNotEnrol(t *testing.T) {
+	s := start(t)
+	o := s.options(s.token(agent))
+	for version, says := range map[string]string{"1.1.0": "upgrade the agent", "1.7.0": "upgrade the servers first"} {
+		o.Version = version
+		_, err := enrol.Enrol(t.Context(), o)
+		var refused *controlapi.Error
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, release.Code, refused.Code)
+		require.ErrorContains(t, err, says)
+		require.False(t, enrol.Transient(err))
+		wrong := o
+		wrong.Token = o.Token + "x"
+		_, err = enrol.Enrol(t.Context(), wrong)
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, controlapi.CodeTokenRefused, refused.Code)
+	}
+	o.Version = "1.2.0"
+	_, err := enrol.Enrol(t.Context(), o)
+	require.NoError(t, err)
 }
 
 func TestOneTokenEnrolsOnceHoweverManyTry(t *testing.T) {

@@ -99,7 +99,7 @@ func (h *host) open(ctx context.Context, metrics prometheus.Registerer) error {
 		return errors.Join(err, h.store.Close())
 	}
 	h.streams, err = server.New(server.Config{
-		Name: c.Name, StateDir: c.State, TLS: h.identity.ServerTLS(),
+		Name: c.Name, Version: service.Version(), StateDir: c.State, TLS: h.identity.ServerTLS(),
 		Store: h.store, Cache: cache, SpoolLimit: int64(c.Spool.Limit), Throttle: limits, Keys: h.keys.Key,
 		DiskByID: c.DiskByID, Denied: h.denied.Denied, Logger: h.log, Metrics: metrics,
 	})

@@ -100,8 +100,9 @@ func (r *Registry) IssueToken(spec TokenSpec) (string, error) {
 }
 
 // SpendToken uses a token up and gives the peer it is for. Refusals wrap
-// [ErrToken]; one for the wrong instance leaves the token usable, a few times.
-func (r *Registry) SpendToken(secret, instance string) (ident.Peer, error) {
+// [ErrToken]; one for the wrong instance leaves the token usable, a few times. may, if it is
+// given, is asked about the peer of a token that is right; its error leaves the token unused.
+func (r *Registry) SpendToken(secret, instance string, may func(ident.Peer) error) (ident.Peer, error) {
 	var t token
 	var peer ident.Peer
 	var wrong error // a refusal that is counted
@@ -126,6 +127,11 @@ func (r *Registry) SpendToken(secret, instance string) (ident.Peer, error) {
 			t.Wrong++
 			wrong = fmt.Errorf("%w (for %s on instance %q, shown by %q)", ErrTokenInstance, peer, t.Instance, clip(instance, maxInstance))
 			return put(tx, bucketTokens, tokenKey(secret), t)
+		}
+		if may != nil {
+			if err := may(peer); err != nil {
+				return err
+			}
 		}
 		t.Spent, t.SpentBy = now, clip(canonical(instance), maxInstance)
 		if err := put(tx, bucketTokens, tokenKey(secret), t); err != nil {

@@ -12,13 +12,15 @@ type AgentReport struct {
 	Machine  ident.MachineID `json:"machine"`
 	Instance string          `json:"instance"` // hardware uuid of the machine it runs on
 	Version  string          `json:"version"`
-	LastSeen time.Time       `json:"lastSeen"`
-	State    string          `json:"state,omitempty"` // in a word, when it was last seen
-	Detail   string          `json:"detail,omitempty"`
-	Hostname string          `json:"hostname,omitempty"`
-	OS       string          `json:"os,omitempty"`
-	Kernel   string          `json:"kernel,omitempty"`
-	BootID   string          `json:"bootId,omitempty"` // another one after every boot of the guest
+	// Refused says why the servers do not take this version; empty: they do.
+	Refused  string    `json:"refused,omitempty"`
+	LastSeen time.Time `json:"lastSeen"`
+	State    string    `json:"state,omitempty"` // in a word, when it was last seen
+	Detail   string    `json:"detail,omitempty"`
+	Hostname string    `json:"hostname,omitempty"`
+	OS       string    `json:"os,omitempty"`
+	Kernel   string    `json:"kernel,omitempty"`
+	BootID   string    `json:"bootId,omitempty"` // another one after every boot of the guest
 	// Tracker is how changes are found, and why no better way.
 	Tracker string      `json:"tracker,omitempty"`
 	Disks   []AgentDisk `json:"disks,omitempty"`

@@ -11,6 +11,7 @@ import (
 
 	"drover/datapath/health"
 	"drover/datapath/ident"
+	"drover/datapath/release"
 	"drover/datapath/replica"
 )
 
@@ -111,13 +112,14 @@ const (
 	CodeBusy             = "DRV-2002" // another action is running on the machine
 	CodeInvalid          = "DRV-2003" // bad input
 	CodeNotFound         = "DRV-2004"
-	CodeNoAgent          = "DRV-2101" // no agent enrolled or heard of
-	CodeNoServer         = "DRV-2102" // no process server or master target to take the machine
-	CodePush             = "DRV-2104" // the agent could not be installed in a guest
-	CodeServerLost       = "DRV-2103" // a process server or master target does not answer
-	CodeSessionLost      = "DRV-3001" // no session for longer than the policy allows
-	CodeReplicaDamaged   = "DRV-3002" // gap, corruption or unknown past
-	CodeDiskChanged      = "DRV-3003" // a disk was resized, replaced, added or removed
+	CodeNoAgent          = "DRV-2101"   // no agent enrolled or heard of
+	CodeNoServer         = "DRV-2102"   // no process server or master target to take the machine
+	CodePush             = "DRV-2104"   // the agent could not be installed in a guest
+	CodeAgentVersion     = release.Code // DRV-2105: a release of the agent that the servers do not take
+	CodeServerLost       = "DRV-2103"   // a process server or master target does not answer
+	CodeSessionLost      = "DRV-3001"   // no session for longer than the policy allows
+	CodeReplicaDamaged   = "DRV-3002"   // gap, corruption or unknown past
+	CodeDiskChanged      = "DRV-3003"   // a disk was resized, replaced, added or removed
 	CodeForcedShutdown   = "DRV-3004"
 	CodeDiskMissing      = "DRV-3005" // a protected disk is not in the guest any more
 	CodeDiskNew          = "DRV-3006" // the VM has a disk that is neither protected nor excluded

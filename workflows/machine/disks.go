@@ -24,6 +24,7 @@ func (e *entity) reported(ctx workflow.Context, r api.AgentReport) {
 	r.State, r.Detail = "", "" // of a moment that is over; the stream says what goes on
 	before := e.s.Agent
 	e.s.Agent, e.disksNews = &r, true
+	e.judgeVersion(ctx, r)
 	e.booted(ctx, before, r)
 	e.judgeDisks(ctx)
 }

@@ -490,6 +490,36 @@ func TestAgentReports(t *testing.T) {
 	w.play()
 }
 
+// TestAgentOfAnotherRelease is a problem until the servers take it.
+func TestAgentOfAnotherRelease(t *testing.T) {
+	w := newWorld(t)
+	m := testVM().Machine
+	problems := func() (found []api.Problem) {
+		for _, p := range w.status().Problems {
+			if p.Code == api.CodeAgentVersion {
+				found = append(found, p)
+			}
+		}
+		return found
+	}
+	w.then(func() {
+		require.Empty(t, problems())
+		w.SignalWorkflow(api.SignalAgent, api.AgentReport{Machine: m, Version: "1.0.0", Refused: "the agent is of release 1.0"})
+	})
+	w.then(func() {
+		require.Len(t, problems(), 1)
+		require.Equal(t, api.Critical, problems()[0].Health)
+		require.Equal(t, "the agent is of release 1.0", problems()[0].Cause)
+		require.Contains(t, problems()[0].Action, "drover agent install")
+		w.SignalWorkflow(api.SignalAgent, api.AgentReport{Machine: m, Version: "1.5.0"})
+	})
+	w.then(func() {
+		require.Empty(t, problems())
+		require.Equal(t, "1.5.0", w.status().Agent.Version)
+	})
+	w.play()
+}
+
 func TestStateIsCarriedOn(t *testing.T) {
 	w := newWorld(t)
 	w.then(func() { w.SetContinueAsNewSuggested(true) })

@@ -83,6 +83,15 @@ func (e *entity) clearStream(ctx workflow.Context) {
 		api.CodeDiffers, api.CodeMended, api.CodeResyncFailed, api.CodeResyncPaused, api.CodeServerLost, api.CodeNoServer, api.CodeNoAgent, api.CodeGroupMissed, api.CodeInternal)
 }
 
+// judgeVersion says that the servers do not take the agent's version, until they do.
+func (e *entity) judgeVersion(ctx workflow.Context, r api.AgentReport) {
+	if r.Refused == "" {
+		e.clear(ctx, api.CodeAgentVersion)
+		return
+	}
+	e.raise(ctx, api.Problem{Code: api.CodeAgentVersion, Component: "agent", Cause: r.Refused, Health: api.Critical})
+}
+
 // broken marks the machine for resync.
 func (e *entity) broken(ctx workflow.Context, b stream.Broken) {
 	e.raise(ctx, api.Problem{
