@@ -108,7 +108,11 @@ func (s *session) make(ctx context.Context, in api.MakeVMInput) (*object.Virtual
 	if err := s.finish(wait, "make VM "+g.name, task, nil); err != nil {
 		return nil, err
 	}
-	return s.byInstance(wait, instanceOf(in.VM.Machine, in.Run, "instance"))
+	vm, err := s.madeBy(wait, in.VM.Machine, in.Run, true)
+	if err == nil && vm == nil {
+		err = failed(api.CodeVCenter, nil, "vCenter %s says that it made VM %s, and does not show it", s.name, g.name)
+	}
+	return vm, err
 }
 
 // specOf is the VM as it was, but for its uuids and addresses.
@@ -150,7 +154,7 @@ func (s *session) finishVM(ctx context.Context, vm *object.VirtualMachine, in ap
 		at[placeOf(d, devices)] = backing
 	}
 	var notes []types.BaseOptionValue
-	for i, place := range placesOf(in.Disks) {
+	for i, place := range placesOf(in) {
 		backing, there := at[place]
 		if !there {
 			return out, failed(api.CodeVCenter, nil, "vCenter %s made VM %s without %s on %s %d:%d", s.name, in.VM.Name, in.Disks[i].Label, place.Controller, place.Bus, place.Unit)
@@ -193,7 +197,8 @@ func (s *session) madeOf(ctx context.Context, props mo.VirtualMachine, in api.Ma
 }
 
 // madeBy gives the VM that the run made; nil when it made none. patient waits for tasks
-// that may be making it: those of a try whose answer was lost.
+// that may be making it, those of a try whose answer was lost, and refuses when a VM with
+// another uuid says that it is it.
 func (s *session) madeBy(ctx context.Context, machine ident.MachineID, run string, patient bool) (*object.VirtualMachine, error) {
 	instance := instanceOf(machine, run, "instance")
 	vm, err := s.byInstance(ctx, instance)
@@ -201,7 +206,9 @@ func (s *session) madeBy(ctx context.Context, machine ident.MachineID, run strin
 		if err := s.awaitMaking(ctx); err != nil {
 			return nil, err
 		}
-		vm, err = s.byInstance(ctx, instance)
+		if vm, err = s.byInstance(ctx, instance); isCode(err, api.CodeNotFound) {
+			return nil, s.noOther(ctx, run)
+		}
 	}
 	if isCode(err, api.CodeNotFound) {
 		return nil, nil
@@ -217,6 +224,21 @@ func (s *session) madeBy(ctx context.Context, machine ident.MachineID, run strin
 		return nil, failed(api.CodeNotOurs, nil, "VM %s in vCenter %s has the instance uuid %s and does not say that Drover made it: look what it is", props.Name, s.name, instance)
 	}
 	return vm, nil
+}
+
+// noOther refuses when a VM carries the run's name and is not known by its uuid: vCenter
+// gave it another one, or it is a copy. Which, people have to see.
+func (s *session) noOther(ctx context.Context, run string) error {
+	vms, err := s.list(ctx, []string{"name", "config.extraConfig"})
+	if err != nil {
+		return err
+	}
+	for _, vm := range vms {
+		if vm.Config != nil && extra(vm.Config.ExtraConfig)[keyRun] == run {
+			return failed(api.CodeNotOurs, nil, "VM %s in vCenter %s says that %s made it, and has another instance uuid: look whether it is a copy, and delete it by hand if nobody needs it", vm.Name, s.name, run)
+		}
+	}
+	return nil
 }
 
 // awaitMaking waits until none of the user's tasks that make VMs is under way.

@@ -226,7 +226,9 @@ func TestLostReplyOfMaking(t *testing.T) {
 	_, err = w.MakeVM(t.Context(), in)
 	require.NoError(t, err)
 	requireRetried(t, w.UnmakeVM(t.Context(), unmake), api.CodeVCenterAway)
-	require.Eventually(t, func() bool { return w.UnmakeVM(t.Context(), unmake) == nil && len(w.files(t, "datastore-local-2")) == 0 }, 20*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool {
+		return w.UnmakeVM(t.Context(), unmake) == nil && len(w.files(t, "datastore-local-2")) == 0
+	}, 20*time.Second, 50*time.Millisecond)
 }
 
 // TestFaultsOfMaking: a task that fails leaves nothing, or what the next try goes on with.
@@ -276,6 +278,11 @@ func TestOnlyWhatTheRunMadeIsDeleted(t *testing.T) {
 		&types.OptionValue{Key: keyMachine, Value: made.VM.Machine.String() + " " + made.VM.InstanceUUID}, &types.OptionValue{Key: keyRun, Value: run}}})
 	copied, _ := w.vm(t, "app-1")
 	require.Equal(t, app, copied, "it says that it is another VM's machine")
+	w.destroy(t, "db-1")
+	err = w.UnmakeVM(t.Context(), api.UnmakeVMInput{VCenter: "vc-1", Machine: in.VM.Machine, Run: run})
+	requireCode(t, err, api.CodeNotOurs)
+	require.ErrorContains(t, err, "VM app-1 in vCenter vc-1 says that")
+	require.Contains(t, w.names(t), "app-1", "a copy is not deleted")
 	w.set(t, admin, types.VirtualMachineConfigSpec{InstanceUuid: instanceOf(in.VM.Machine, "third", "instance")})
 	err = w.UnmakeVM(t.Context(), api.UnmakeVMInput{VCenter: "vc-1", Machine: in.VM.Machine, Run: "third"})
 	requireCode(t, err, api.CodeNotOurs)
@@ -375,11 +382,9 @@ func TestControllers(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, in.Disks[0].At, made.Disks[0].At)
 	require.Equal(t, in.Disks[1].At, made.Disks[1].At)
-	var many []api.VMDisk
-	for range 16 {
-		many = append(many, api.VMDisk{})
-	}
-	places := placesOf(many)
+	noted := api.MakeVMInput{VM: api.VM{Disks: in.Disks}, Disks: []api.VMDisk{{ID: in.Disks[1].ID}}}
+	require.Equal(t, in.Disks[1].At, placesOf(noted)[0], "as the VM says, where the protected disk does not")
+	places := placesOf(api.MakeVMInput{Disks: make([]api.VMDisk, 16)})
 	require.Equal(t, api.Place{Controller: lsilogic, Unit: 8}, places[7], "unit 7 is the controller's own")
 	require.Equal(t, api.Place{Controller: lsilogic, Bus: 1}, places[15])
 }

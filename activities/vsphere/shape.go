@@ -1,6 +1,7 @@
 package vsphere
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/vmware/govmomi/object"
@@ -117,14 +118,18 @@ func cardType(d types.BaseVirtualEthernetCard) string {
 	return ""
 }
 
-// placesOf gives each disk its place: the one it had, or, where that is not known of all,
-// one after the other on LSI Logic controllers.
-func placesOf(disks []api.VMDisk) []api.Place {
-	out := make([]api.Place, len(disks))
+// placesOf gives each disk its place: the one it had, as the disk says or the VM, or, where
+// that is not known of all, one after the other on LSI Logic controllers.
+func placesOf(in api.MakeVMInput) []api.Place {
+	out := make([]api.Place, len(in.Disks))
 	known := true
-	for i, d := range disks {
-		out[i] = d.At
-		known = known && d.At.Controller != ""
+	for i, d := range in.Disks {
+		if out[i] = d.At; d.At.Controller == "" {
+			if j := slices.IndexFunc(in.VM.Disks, func(v api.VMDisk) bool { return v.ID == d.ID }); j >= 0 {
+				out[i] = in.VM.Disks[j].At
+			}
+		}
+		known = known && out[i].Controller != ""
 	}
 	if known {
 		return out
@@ -154,7 +159,7 @@ const (
 func hardware(in api.MakeVMInput, datastore string, networks []types.BaseVirtualDeviceBackingInfo) ([]types.BaseVirtualDeviceConfigSpec, error) {
 	var devices []types.BaseVirtualDevice
 	controllers := map[api.Place]int32{} // without the unit
-	for i, at := range placesOf(in.Disks) {
+	for i, at := range placesOf(in) {
 		unit := at.Unit
 		at.Unit = 0
 		key, there := controllers[at]
