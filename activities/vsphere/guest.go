@@ -274,8 +274,8 @@ func (g *Guest) terminate(ctx context.Context, pid int64, command string) error 
 	return failed(api.CodePush, nil, "%s in the guest of VM %s did not end within %s; %s", command, g.name, g.s.program, what)
 }
 
-// Upload makes a file of so many bytes, with the mode. It arrives with the mode that its
-// directory protects it by, until it is complete.
+// Upload makes a file of so many bytes, with the mode. While it arrives it is as private as
+// its directory: what the host gives it until then is not known.
 func (g *Guest) Upload(ctx context.Context, file string, content io.Reader, size int64, mode fs.FileMode) error {
 	address, err := g.files.InitiateFileTransferToGuest(ctx, g.auth, file, &types.GuestPosixFileAttributes{Permissions: int64(mode.Perm())}, size, true)
 	if err != nil {

@@ -65,6 +65,8 @@ type Rig struct {
 	Device  string            // of the first disk, instead of its image file
 	Devices map[string]string // of disks by their backing's uuid, instead of their image files
 	Hooks   *quiesce.Hooks
+	// Version of the agents that start; New says "test".
+	Version string
 	// SkipFree has the agent leave out what file systems have free.
 	SkipFree bool
 	// OpenCopy opens a shadow copy for the agent; nil: there are none.
@@ -123,7 +125,7 @@ func (r *Rig) Another(name string, sizes ...int64) *Rig {
 }
 
 func newMachine(t *testing.T, name string, ca *wiretest.CA, sizes []int64) *Rig {
-	r := &Rig{T: t, Dir: t.TempDir(), Machine: ident.NewMachineID("vc", name), Name: name, CA: ca, Hooks: &quiesce.Hooks{}}
+	r := &Rig{T: t, Dir: t.TempDir(), Machine: ident.NewMachineID("vc", name), Name: name, Version: "test", CA: ca, Hooks: &quiesce.Hooks{}}
 	for i, size := range sizes {
 		r.AddDisk(string(rune('a'+i)), size)
 	}
@@ -322,7 +324,7 @@ func (r *Rig) agent(target *atomic.Pointer[session.Target]) (*session.Source, fu
 		track = r.Track(track)
 	}
 	source := session.NewSource(session.Options{
-		Machine: r.Machine, Instance: Instance, Version: "test", Tracker: track, Hooks: r.Hooks,
+		Machine: r.Machine, Instance: Instance, Version: r.Version, Tracker: track, Hooks: r.Hooks,
 		Find: r.find, OpenCopy: r.OpenCopy, SkipFree: r.SkipFree, Metrics: r.Metrics, Logger: r.Log().With("side", "agent"),
 	})
 	ctx, cancel := context.WithCancel(context.Background())

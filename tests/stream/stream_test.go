@@ -14,9 +14,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"drover/agent/session"
 	"drover/datapath/codec"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
+	"drover/datapath/server"
 	pipe "drover/datapath/stream"
 	"drover/datapath/waterfall"
 	"drover/tests/rig"
@@ -302,6 +304,34 @@ func TestNewOwnerGoesOnWithoutAResync(t *testing.T) {
 	require.Equal(t, uint32(1), st.Generation)
 	require.Equal(t, int64(rig.Block), st.DataBytes, "one block changed")
 	require.ErrorIs(t, r.Server.MarkBroken(t.Context(), r.Machine, 1, pipe.Broken{}), replica.ErrFenced)
+}
+
+// TestAgentOfAnotherReleaseIsUpgraded: servers are upgraded past an agent, which is refused
+// and says so, and nothing of it is taken; once it is upgraded it goes on where it was.
+func TestAgentOfAnotherReleaseIsUpgraded(t *testing.T) {
+	r := rig.New(t, 500*rig.Block)
+	release := "v1.4.0"
+	r.Configure = func(c *server.Config) { c.Version = release }
+	r.Version = "1.1.2"
+	r.StartServer()
+	r.Grant(1, 20*time.Millisecond)
+	r.Write(0, 1, []byte(strings.Repeat("a", rig.Block)))
+	r.StartAgent(1)
+	r.Await("complete", complete)
+	r.StopServer()
+	release = "v1.6.0"
+	r.StartServer()
+	require.Eventually(t, func() bool { return r.State().Word == session.StateRefused }, 20*time.Second, 5*time.Millisecond)
+	require.Contains(t, r.State().Detail, "DRV-2105: the agent is of release 1.1, more than 4 minor releases older than the server's 1.6: upgrade the agent")
+	before := r.Status()
+	require.False(t, before.Connected)
+	r.StopAgent()
+	r.Write(0, 2, []byte(strings.Repeat("b", rig.Block)))
+	r.Version = "1.2.0"
+	r.StartAgent(1)
+	require.Equal(t, r.Digest(), r.DigestAt(r.AfterNow()))
+	require.Equal(t, uint32(1), r.Status().Generation, "no resync")
+	require.Nil(t, r.Status().Broken)
 }
 
 // Every stage that a chunk passes has its part in the disk's times, and the codec
