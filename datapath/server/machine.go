@@ -148,7 +148,7 @@ func (m *machine) openWriter(ctx context.Context, grant stream.Grant) error {
 		}
 	}
 	m.mu.Lock()
-	m.writer = w
+	m.writer = inTurns(w)
 	m.mu.Unlock()
 	return nil
 }

@@ -85,6 +85,8 @@ type Rig struct {
 	App time.Duration
 	// Group is the consistency group of the grants that follow; nil: none.
 	Group *pipe.Group
+	// Documents of the grants that follow.
+	Documents map[string]string
 	// Retention of the grants that follow; with Keep 0 the default.
 	Retention replica.Retention
 	// Stores opens the replica store and the cache storage; nil: directories on FS.
@@ -274,7 +276,7 @@ func (r *Rig) StartServer() {
 func (r *Rig) Grant(epoch ident.Epoch, cut time.Duration) {
 	r.T.Helper()
 	r.epoch = epoch
-	spec := replica.Spec{Machine: r.Machine, Name: r.Name, KeyID: "k"}
+	spec := replica.Spec{Machine: r.Machine, Name: r.Name, KeyID: "k", Documents: r.Documents}
 	for _, d := range r.Disks {
 		spec.Disks = append(spec.Disks, replica.Disk{Disk: changeset.Disk{ID: d.ID, Size: d.Size}, BackingUUID: d.BackingUUID})
 	}
