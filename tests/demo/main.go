@@ -25,7 +25,7 @@ func main() {
 	flag.BoolVar(&o.keep, "keep", false, "leave everything running at the end, until Ctrl-C")
 	flag.StringVar(&o.content, "content", "", "directory that fills the disks (default: the Go tool chain)")
 	flag.StringVar(&o.histories, "histories", "", "directory for the workflows' histories (for the replay tests)")
-	flag.StringVar(&o.cloud, "cloud", "", "azurite: replicas in page blobs and change sets in block blobs of an emulated storage account")
+	flag.StringVar(&o.cloud, "cloud", "", "azurite: replicas in page blobs and change sets in block blobs of an emulated storage account, and machines in an emulated Azure")
 	flag.DurationVar(&o.limit, "limit", 15*time.Minute, "give up after")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)

@@ -8,7 +8,6 @@ import (
 
 	"go.temporal.io/sdk/client"
 
-	"drover/activities/target/local"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 	"drover/tests/lab"
@@ -72,7 +71,7 @@ func (d *demo) booted(ctx context.Context, m *MachineReport, r api.ActionResult,
 
 // clean checks that test machines are there, or are not.
 func (d *demo) clean(_ context.Context, there bool) error {
-	all, err := local.List(d.Path("target"))
+	all, err := d.TargetMachines()
 	if err != nil {
 		return err
 	}

@@ -18,8 +18,10 @@ import (
 // How long a step may take before the demo gives up.
 const (
 	replicateLimit = 4 * time.Minute
-	stateLimit     = 2 * time.Minute
-	planLimit      = 5 * time.Minute
+	// blobsLimit is for the same into page blobs, of which an emulator writes 15 MB/s.
+	blobsLimit = 10 * time.Minute
+	stateLimit = 2 * time.Minute
+	planLimit  = 5 * time.Minute
 )
 
 // names are the machines, as arguments.
@@ -129,7 +131,11 @@ func (d *demo) protect(ctx context.Context) error {
 	if _, err := d.show(ctx, args...); err != nil {
 		return err
 	}
-	status, err := d.watch(ctx, replicateLimit, "initial replication", lab.InState(api.StateProtected, names...))
+	limit := replicateLimit
+	if d.Azure != "" {
+		limit = blobsLimit
+	}
+	status, err := d.watch(ctx, limit, "initial replication", lab.InState(api.StateProtected, names...))
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -20,10 +19,9 @@ state: ../config-server
 listen: %q
 advertise: [127.0.0.1]
 metrics: %q
-%s%starget: {local: {directory: ../target}}
-scripts: ../scripts
+%s%s%sscripts: ../scripts
 secrets: ../secrets
-`, a["config-server"], a["config-server-metrics"], temporal, l.storage("seed", "cache"))),
+`, a["config-server"], a["config-server-metrics"], temporal, l.storage("seed", "cache"), l.target())),
 		l.write("etc/process-server.yaml", l.serverConfig(ProcessServerName, "process-server", "seed", "cache", temporal, "")),
 		l.write("etc/master-target.yaml", l.serverConfig(MasterTargetName, "master-target", "retention", "retention-cache", temporal,
 			"diskById: ../vcenter/by-uuid/"+MasterTargetName+"\n")),
@@ -57,12 +55,6 @@ tokenFile: ../secrets/%s.token
 		name, temporal, l.storage(store, cache), more)
 }
 
-// Containers of the storage account.
-const (
-	SeedContainer  = "seed"
-	cacheContainer = "cache"
-)
-
 // storage is where replicas and change sets are: directories, or containers of the
 // account. The master target's are always directories.
 func (l *Lab) storage(store, cache string) string {
@@ -73,27 +65,6 @@ func (l *Lab) storage(store, cache string) string {
 		return fmt.Sprintf("{azure: {endpoint: %q, container: %s, auth: {method: %s}}}\n", l.Azure, container, azstorage.EmulatorKey)
 	}
 	return "store: " + of(store) + "cache: " + of(cache)
-}
-
-func (l *Lab) account(container string) azstorage.Account {
-	return azstorage.Account{Endpoint: l.Azure, Container: container, Auth: azstorage.Auth{Method: azstorage.EmulatorKey}}
-}
-
-// makeContainers makes those of the account, which Drover never does.
-func (l *Lab) makeContainers(ctx context.Context) error {
-	if l.Azure == "" {
-		return nil
-	}
-	for _, name := range []string{SeedContainer, cacheContainer} {
-		c, err := azstorage.Open(l.account(name))
-		if err == nil {
-			err = c.Make(ctx)
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (l *Lab) vcenterSpec() string {

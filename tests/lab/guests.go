@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"drover/activities/target/local"
 	"drover/datapath/ident"
 	"drover/tests/lab/guest"
 	"drover/tests/ports"
@@ -146,19 +145,14 @@ func (g *guests) powered(ctx context.Context, power *power) (map[string]*machine
 		}
 		want[m.instance] = m
 	}
-	cloud, err := local.List(g.lab.Path("target"))
+	cloud, err := g.lab.TargetMachines()
 	if err != nil {
 		return nil, err
 	}
 	for _, c := range cloud {
-		if !c.Created || !c.Running {
-			continue
+		if c.Running {
+			want[c.Instance] = &machine{name: ids[c.Machine], instance: c.Instance, test: c.Test, disks: c.disks}
 		}
-		m := &machine{name: ids[c.Tags["drover-machine"]], instance: c.Instance, test: c.Test}
-		for _, d := range c.Disks {
-			m.disks = append(m.disks, bootDisk{d.ID, d.BackingUUID, d.Location})
-		}
-		want[m.instance] = m
 	}
 	return want, nil
 }

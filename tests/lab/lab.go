@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"drover/tests/azurearm"
 	"drover/tests/ports"
 )
 
@@ -44,8 +45,8 @@ type Options struct {
 	VMs []VMSpec
 	// WritePause is the pause between two writes of a guest.
 	WritePause time.Duration
-	// Azure is the endpoint of an emulated storage account for the seed and the cache;
-	// empty: they are directories.
+	// Azure is the endpoint of an emulated storage account for the seed and the cache, from
+	// which machines are made in an Azure of the lab's own; empty: all are directories.
 	Azure string
 }
 
@@ -64,6 +65,7 @@ type Lab struct {
 	sockets   string   // directory for Unix sockets, whose paths must be short
 	metrics   sync.Map // of agents: process name -> address
 	guests    *guests
+	azure     *azurearm.Server // nil: the target is a directory
 	stopping  sync.Once
 }
 
@@ -103,6 +105,9 @@ func New(o Options) (*Lab, error) {
 		l.addresses[name] = address
 	}
 	l.TemporalAddress, l.UIAddress = l.addresses["temporal"], l.addresses["ui"]
+	if err := l.startAzure(); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
 	return l, l.writeConfigs()
 }
 
@@ -176,6 +181,9 @@ func (l *Lab) Close() error {
 			if p != nil {
 				err = errors.Join(err, p.Stop())
 			}
+		}
+		if l.azure != nil {
+			l.azure.Close()
 		}
 		err = errors.Join(err, os.RemoveAll(l.sockets))
 	})

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -52,7 +53,7 @@ func (l *Lab) WaitStatus(ctx context.Context, limit time.Duration, what string, 
 			}
 		}
 		if time.Now().After(deadline) {
-			return status, fmt.Errorf("%s: not within %s (%w); status: %s", what, limit, err, summary(status))
+			return status, errors.Join(fmt.Errorf("%s: not within %s; status: %s", what, limit, summary(status)), err)
 		}
 		select {
 		case <-ctx.Done():
