@@ -30,7 +30,7 @@ var controlActivities = []string{
 	api.ActInventory, api.ActWatch, api.ActCheckVCenter, api.ActShutdownVM, api.ActPowerOnVM, api.ActAttachDisks, api.ActDetachDisks, api.ActVerifyVMReady,
 	api.ActCheckLocation, api.ActMakeVM, api.ActUnmakeVM,
 	api.ActCheckNetwork, api.ActCreateMachine, api.ActStartMachine, api.ActCheckMachine, api.ActStopMachine,
-	api.ActDeleteMachine, api.ActCommitMachine,
+	api.ActDeleteMachine, api.ActCommitMachine, api.ActAcquireRelay, api.ActReleaseRelay,
 	api.ActPush, api.ActCheckActions, api.ActScript, api.ActWebhook, api.ActRunbook, api.ActNotify,
 }
 

@@ -77,6 +77,8 @@ type Config struct {
 	Way       string
 	Snapshots Snapshots
 	Account   Account
+	// Relay is what the temporary process server is made from; nil: there is none.
+	Relay *Relay
 	// Copies is the container, in the account of the snapshots, for the blobs to
 	// import; empty: DefaultCopies.
 	Copies string

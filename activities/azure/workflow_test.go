@@ -30,6 +30,10 @@ type entity struct {
 	*testsuite.TestWorkflowEnvironment
 	w  *world
 	at time.Duration
+
+	relay  bool                        // of the target
+	assign func(api.AssignInput)       // hears of assignments
+	base   func(context.Context) error // fails base passes
 }
 
 func newEntity(w *world) *entity {
@@ -66,10 +70,20 @@ func (e *entity) source() {
 	answer(e, api.ActChooseServer, func(in api.ChooseServerInput) api.Assignment {
 		return api.Assignment{Server: "ps-1", Role: in.Role, Address: "ps-1:9443"}
 	})
-	answer(e, api.ActAssign, func(api.AssignInput) none { return none{} })
+	answer(e, api.ActAssign, func(in api.AssignInput) none {
+		if e.assign != nil {
+			e.assign(in)
+		}
+		return none{}
+	})
 	answer(e, api.ActUnassign, func(api.UnassignInput) none { return none{} })
 	answer(e, api.ActGrant, func(api.GrantInput) none { return none{} })
-	answer(e, api.ActBase, func(in api.BaseInput) api.Transfer { return api.Transfer{Cause: in.Cause} })
+	e.RegisterActivityWithOptions(func(ctx context.Context, in api.BaseInput) (api.Transfer, error) {
+		if e.base != nil {
+			return api.Transfer{Cause: in.Cause}, e.base(ctx)
+		}
+		return api.Transfer{Cause: in.Cause}, nil
+	}, activity.RegisterOptions{Name: api.ActBase})
 	for _, name := range []string{api.ActRevoke, api.ActFence, api.ActRelease, api.ActRemoveReplica} {
 		answer(e, name, func(api.FenceInput) none { return none{} })
 	}
@@ -112,6 +126,7 @@ func (e *entity) ask(action string, r api.ActionRequest) *reply {
 
 func (e *entity) play(t *testing.T) {
 	in := input("")
+	in.Target.Relay = e.relay
 	end := e.ask(api.ActionUnprotect, api.ActionRequest{})
 	e.ExecuteWorkflow(api.WorkflowMachine, api.MachineInput{
 		VM: api.VM{

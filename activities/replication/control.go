@@ -144,7 +144,7 @@ func (c *Control) Assign(_ context.Context, in api.AssignInput) error {
 	}
 	err := c.Registry.SetAssignment(controlapi.Assignment{
 		Action: controlapi.ActionReplicate, Machine: in.Machine, Epoch: a.Epoch, Instance: a.Instance,
-		Server: a.Server, Role: a.Role, Address: a.Address, Disks: disks, Group: in.Group,
+		Server: a.Server, Role: a.Role, Address: a.Address, Via: a.Via, Disks: disks, Group: in.Group,
 	})
 	return activityerr.Of(err, "assign machine %s to %s", in.Machine, a.Server)
 }

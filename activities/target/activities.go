@@ -38,8 +38,8 @@ func (a *Activities) Activities() map[string]any {
 	}
 }
 
-// failed makes the error of a call; what the target refused is not tried again.
-func failed(cause error, format string, args ...any) error {
+// Failed makes the error of a call; what the target refused is not tried again.
+func Failed(cause error, format string, args ...any) error {
 	if errors.Is(cause, context.Canceled) {
 		return cause
 	}
@@ -70,10 +70,10 @@ func (a *Activities) CheckNetwork(ctx context.Context, in api.CheckNetworkInput)
 	defer end()
 	n, err := a.cloud.Network(ctx, in.Network)
 	if err != nil {
-		return failed(err, "network %s", in.Network)
+		return Failed(err, "network %s", in.Network)
 	}
 	if in.Isolated && len(n.WaysOut) > 0 {
-		return failed(NotIsolated(n), "test network")
+		return Failed(NotIsolated(n), "test network")
 	}
 	if in.For == nil {
 		return nil
@@ -102,7 +102,7 @@ func (a *Activities) precheck(ctx context.Context, in api.CreateMachineInput) er
 		disks[i] = diskSpec(in, i, spec.Tags)
 	}
 	if err := checker.Precheck(ctx, Ref{Name: in.Name, Run: in.Run}, spec, disks); err != nil {
-		return failed(err, "machine %s cannot be made", in.Name)
+		return Failed(err, "machine %s cannot be made", in.Name)
 	}
 	return nil
 }
@@ -122,7 +122,7 @@ func (a *Activities) CreateMachine(ctx context.Context, in api.CreateMachineInpu
 	}
 	m, err := a.cloud.CreateMachine(ctx, ref, spec)
 	if err != nil {
-		return api.TargetMachine{}, failed(err, "create machine %s", in.Name)
+		return api.TargetMachine{}, Failed(err, "create machine %s", in.Name)
 	}
 	return describe(m), nil
 }
@@ -169,7 +169,7 @@ const maxFallBack = 3
 func (a *Activities) sizes(ctx context.Context, in api.CreateMachineInput) ([]string, error) {
 	all, err := a.cloud.Sizes(ctx)
 	if err != nil {
-		return nil, failed(err, "list the target's machine sizes")
+		return nil, Failed(err, "list the target's machine sizes")
 	}
 	var out []string
 	if in.Target.Size == "" {
@@ -223,7 +223,7 @@ func (a *Activities) StartMachine(ctx context.Context, in api.TargetRef) (api.Ta
 	defer end()
 	m, err := a.cloud.Start(ctx, Ref(in))
 	if err != nil {
-		return api.TargetMachine{}, failed(err, "start machine %s", in.Name)
+		return api.TargetMachine{}, Failed(err, "start machine %s", in.Name)
 	}
 	return describe(m), nil
 }
@@ -234,7 +234,7 @@ func (a *Activities) CheckMachine(ctx context.Context, in api.TargetRef) (api.Ch
 	defer end()
 	ready, evidence, err := a.cloud.Check(ctx, Ref(in))
 	if err != nil {
-		return api.CheckResult{}, failed(err, "check machine %s", in.Name)
+		return api.CheckResult{}, Failed(err, "check machine %s", in.Name)
 	}
 	return api.CheckResult{Ready: ready, Evidence: evidence}, nil
 }
@@ -244,7 +244,7 @@ func (a *Activities) StopMachine(ctx context.Context, in api.TargetRef) error {
 	ctx, end := Begin(ctx)
 	defer end()
 	if err := a.cloud.Stop(ctx, Ref(in)); err != nil {
-		return failed(err, "stop machine %s", in.Name)
+		return Failed(err, "stop machine %s", in.Name)
 	}
 	return nil
 }
@@ -254,7 +254,7 @@ func (a *Activities) DeleteMachine(ctx context.Context, in api.TargetRef) error 
 	ctx, end := Begin(ctx)
 	defer end()
 	if err := a.cloud.Delete(ctx, Ref(in)); err != nil {
-		return failed(err, "delete machine %s", in.Name)
+		return Failed(err, "delete machine %s", in.Name)
 	}
 	return nil
 }
@@ -268,7 +268,7 @@ func (a *Activities) CommitMachine(ctx context.Context, in api.TargetRef) error 
 		return nil
 	}
 	if err := committer.Commit(ctx, Ref(in)); err != nil {
-		return failed(err, "commit machine %s", in.Name)
+		return Failed(err, "commit machine %s", in.Name)
 	}
 	return nil
 }

@@ -175,6 +175,21 @@ type Checker interface {
 	Precheck(ctx context.Context, ref Ref, spec MachineSpec, disks []DiskSpec) error
 }
 
+// RelayMachine is the temporary process server.
+type RelayMachine struct {
+	Name    string // what it is enrolled as
+	Address string
+}
+
+// Relayer is a Cloud that can have a temporary process server, one at most.
+type Relayer interface {
+	// MakeRelay makes the machine, or finds it, when it runs. firstBoot gives what it does
+	// at its first boot; it holds a secret, and is called only if the machine is made.
+	MakeRelay(ctx context.Context, firstBoot func(name, address string) ([]byte, error)) (RelayMachine, error)
+	// DeleteRelay deletes all that was made for it.
+	DeleteRelay(ctx context.Context) error
+}
+
 // Committer is a Cloud that keeps things until a failover is committed.
 type Committer interface {
 	// Commit deletes what the machine does not need any more.

@@ -21,7 +21,7 @@ func (a *Activities) createDisks(ctx context.Context, ref Ref, in api.CreateMach
 		spec.Size = sizeAt(in.Point, d)
 		if importer, ok := a.cloud.(Importer); ok && importer.Imports() {
 			if _, err := importer.ImportDisk(ctx, ref, spec, in.Machine, in.Point); err != nil {
-				return failed(err, "make disk %s of %s from recovery point %d", d.Label, in.Name, in.Point.ID)
+				return Failed(err, "make disk %s of %s from recovery point %d", d.Label, in.Name, in.Point.ID)
 			}
 			continue
 		}
@@ -36,18 +36,18 @@ func (a *Activities) createDisks(ctx context.Context, ref Ref, in api.CreateMach
 func (a *Activities) copyDisk(ctx context.Context, ref Ref, in api.CreateMachineInput, spec DiskSpec, label string) error {
 	disk, err := a.cloud.CreateDisk(ctx, ref, spec)
 	if err != nil {
-		return failed(err, "create disk %s of %s", label, in.Name)
+		return Failed(err, "create disk %s of %s", label, in.Name)
 	}
 	if disk.Filled {
 		return nil
 	}
 	reader, err := a.store.OpenReader(ctx, in.Machine)
 	if err != nil {
-		return failed(err, "open the replica of %s", in.Name)
+		return Failed(err, "open the replica of %s", in.Name)
 	}
 	defer func() { _ = reader.Close() }()
 	if err := a.fill(ctx, ref, disk, reader, in.Point.ID); err != nil {
-		return failed(err, "fill disk %s of %s from recovery point %d", label, in.Name, in.Point.ID)
+		return Failed(err, "fill disk %s of %s from recovery point %d", label, in.Name, in.Point.ID)
 	}
 	return nil
 }

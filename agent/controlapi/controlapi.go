@@ -66,8 +66,11 @@ type Assignment struct {
 	Server   string          `json:"server"`   // name in the server's certificate
 	Role     ident.Role      `json:"role"`     // process-server or master-target
 	Address  string          `json:"address"`  // host:port
-	Disks    []Disk          `json:"disks"`
-	Reason   string          `json:"reason,omitempty"`
+	// Via is the relay (host:port) that leads to Address; empty: it is reached directly, or
+	// through the agent's own proxy.
+	Via    string `json:"via,omitempty"`
+	Disks  []Disk `json:"disks"`
+	Reason string `json:"reason,omitempty"`
 	// Group is the machine's consistency group. It is not the agent's matter: the control
 	// plane keeps the group on one server.
 	Group string `json:"group,omitempty"`

@@ -8,6 +8,7 @@ import (
 
 	"drover/agent/controlapi"
 	"drover/agent/pace"
+	"drover/agent/proxy"
 	"drover/agent/session"
 	"drover/datapath/ident"
 	"drover/datapath/wire"
@@ -40,8 +41,17 @@ func (a *Agent) sessions(ctx context.Context, as controlapi.Assignment) {
 	if as.Action != controlapi.ActionReplicate {
 		return
 	}
+	dial := a.dial
+	if as.Via != "" {
+		relay, err := proxy.Dialer("http://" + as.Via)
+		if err != nil {
+			a.log.Error("the assignment names a relay that cannot be one", "via", as.Via, "error", err.Error())
+			return // until there is another
+		}
+		dial = relay
+	}
 	target := session.Target{
-		Epoch: as.Epoch, Address: as.Address, Dial: wire.DialFunc(a.dial), Disks: as.Disks,
+		Epoch: as.Epoch, Address: as.Address, Dial: wire.DialFunc(dial), Disks: as.Disks,
 		TLS: a.identity.ClientTLS(ident.Peer{Role: as.Role, Name: as.Server}),
 	}
 	ctx = pace.With(ctx, a.pacer)

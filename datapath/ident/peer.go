@@ -17,6 +17,7 @@ const (
 	RoleAgent               Role = "agent"
 	RoleProcessServer       Role = "process-server"
 	RoleMasterTarget        Role = "master-target"
+	RoleRelay               Role = "relay" // passes agents' connections on to master targets
 	RoleConfigurationServer Role = "configuration-server"
 )
 
@@ -56,7 +57,7 @@ func PeerOf(cert *x509.Certificate) (Peer, error) {
 		return Peer{}, fmt.Errorf("certificate name %q: want drover://<role>/<name>", u)
 	}
 	switch p.Role {
-	case RoleAgent, RoleProcessServer, RoleMasterTarget, RoleConfigurationServer:
+	case RoleAgent, RoleProcessServer, RoleMasterTarget, RoleRelay, RoleConfigurationServer:
 		return p, nil
 	}
 	return Peer{}, fmt.Errorf("certificate name %q: unknown role", u)

@@ -57,6 +57,7 @@ func (a *app) protectCommand() *cobra.Command {
 	f.StringVar(&in.Target.AvailabilitySet, "availability-set", "", "availability set of the target machine, instead of a zone")
 	f.StringVar(&in.Target.DiskType, "disk-type", "", "type of the target machine's disks, as the target calls it")
 	f.StringVar(&in.Target.Health, "health", "", "what shows that the started machine is up: running (default), agent, command or tcp:PORT")
+	f.BoolVar(&in.Target.Relay, "relay", false, "on the way back stream by way of a temporary process server in the target")
 	f.StringVar(&in.Site, "site", "", "site whose process servers take the machine")
 	f.StringSliceVar(&in.Exclude, "exclude", nil, "disks not to protect: labels or backing uuids")
 	return cmd

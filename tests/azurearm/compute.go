@@ -2,9 +2,12 @@ package azurearm
 
 import (
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -73,23 +76,40 @@ func (s *Server) size(name string) *VMSize {
 
 func (s *Server) find(id string) *Resource { return s.resources[strings.ToLower(id)] }
 
+// source is a blob that a disk is imported from.
+type source struct {
+	size    int64
+	copying bool
+}
+
+// source finds the blob; nil when there is none.
+func (s *Server) source(address string) *source {
+	if u, err := url.Parse(address); err == nil && s.emulator.has(u.Path) {
+		return s.emulator.look(address)
+	}
+	if b := s.blobs[s.key(address)]; b != nil {
+		return &source{int64(len(b.data)), b.copyLeft > 0}
+	}
+	return nil
+}
+
 // checkDisk refuses what no disk can be made from.
 func (s *Server) checkDisk(r *Resource) *problem {
 	switch option := text(r.Body, "properties", "creationData", "createOption"); option {
 	case "Import":
-		source := text(r.Body, "properties", "creationData", "sourceUri")
-		b := s.blobs[s.key(source)]
+		address := text(r.Body, "properties", "creationData", "sourceUri")
+		from := s.source(address)
 		switch {
-		case strings.Contains(source, "snapshot="):
+		case strings.Contains(address, "snapshot="):
 			return refuse(http.StatusBadRequest, "InvalidParameter", "sourceUri: a blob snapshot cannot be imported")
 		case text(r.Body, "properties", "creationData", "storageAccountId") == "":
 			return refuse(http.StatusBadRequest, "InvalidParameter", "Required parameter 'storageAccountId' is missing (null).")
-		case b == nil:
-			return refuse(http.StatusBadRequest, "BlobNotFound", "the blob %s was not found", source)
-		case b.copyLeft > 0:
+		case from == nil:
+			return refuse(http.StatusBadRequest, "BlobNotFound", "the blob %s was not found", address)
+		case from.copying:
 			return refuse(http.StatusConflict, "PendingCopyOperation", "the blob is still being copied")
-		case (len(b.data)-footer)%(1<<20) != 0:
-			return refuse(http.StatusBadRequest, "InvalidParameter", "the blob is no fixed VHD: %d bytes", len(b.data))
+		case (from.size-footer)%(1<<20) != 0:
+			return refuse(http.StatusBadRequest, "InvalidParameter", "the blob is no fixed VHD: %d bytes", from.size)
 		}
 	case "Upload":
 		size, _ := r.at("properties", "creationData", "uploadSizeBytes").(float64)
@@ -113,13 +133,12 @@ func (s *Server) checkDisk(r *Resource) *problem {
 func (s *Server) madeDisk(r *Resource) *problem {
 	switch text(r.Body, "properties", "creationData", "createOption") {
 	case "Import":
-		b := s.blobs[s.key(text(r.Body, "properties", "creationData", "sourceUri"))]
-		if b == nil {
-			return refuse(http.StatusNotFound, "BlobNotFound", "the blob went away")
+		size, p := s.imported(r, text(r.Body, "properties", "creationData", "sourceUri"))
+		if p != nil {
+			return p
 		}
-		s.blobs[diskKey(r)] = &blob{data: slices.Clone(b.data), metadata: map[string]string{}}
 		r.set("Unattached", "properties", "diskState")
-		r.set(float64(len(b.data)-footer), "properties", "diskSizeBytes")
+		r.set(float64(size), "properties", "diskSizeBytes")
 	case "Upload":
 		size, _ := r.at("properties", "creationData", "uploadSizeBytes").(float64)
 		s.blobs[diskKey(r)] = &blob{data: make([]byte, int(size)), metadata: map[string]string{}}
@@ -131,6 +150,22 @@ func (s *Server) madeDisk(r *Resource) *problem {
 	return nil
 }
 
+// imported gives the disk what the blob has.
+func (s *Server) imported(r *Resource, address string) (size int64, p *problem) {
+	if u, err := url.Parse(address); err == nil && s.emulator.has(u.Path) {
+		if size, err = s.emulator.fetch(address, r); err != nil {
+			return 0, refuse(http.StatusBadRequest, "InvalidVhd", "%s", err)
+		}
+		return size, nil
+	}
+	b := s.blobs[s.key(address)]
+	if b == nil {
+		return 0, refuse(http.StatusNotFound, "BlobNotFound", "the blob went away")
+	}
+	s.blobs[diskKey(r)] = &blob{data: slices.Clone(b.data), metadata: map[string]string{}}
+	return int64(len(b.data) - footer), nil
+}
+
 func (*Server) diskGone(r *Resource) *problem {
 	if by := text(r.Body, "managedBy"); by != "" {
 		return refuse(http.StatusConflict, "OperationNotAllowed", "Disk %s is attached to VM %s.", path.Base(r.ID), by)
@@ -138,7 +173,12 @@ func (*Server) diskGone(r *Resource) *problem {
 	return nil
 }
 
-func (s *Server) removedDisk(r *Resource) { delete(s.blobs, diskKey(r)) }
+func (s *Server) removedDisk(r *Resource) {
+	delete(s.blobs, diskKey(r))
+	if s.emulator != nil {
+		_ = os.Remove(s.emulator.file(r)) // it has one only if it was imported from there
+	}
+}
 
 // diskKey is where a disk's content is kept.
 func diskKey(r *Resource) string {
@@ -195,17 +235,28 @@ func (s *Server) checkVM(r *Resource) *problem {
 			return refuse(http.StatusBadRequest, "NicInUse", "Network Interface %s is used by existing resource %s.", nic.ID, by)
 		}
 	}
-	if text(r.Body, "properties", "storageProfile", "imageReference", "publisher") != "" {
-		return s.imageDisk(r)
+	if r.at("properties", "storageProfile", "imageReference") != nil {
+		return s.imageVM(r)
 	}
 	return s.checkVMDisks(r, size)
 }
 
-// imageDisk makes the disk of a machine that comes from an image.
-func (s *Server) imageDisk(r *Resource) *problem {
+// imageVM makes the disk of a machine that comes from an image, and takes its custom data
+// away, which nobody is ever shown.
+func (s *Server) imageVM(r *Resource) *problem {
 	if text(r.Body, "properties", "osProfile", "adminUsername") == "" {
 		return refuse(http.StatusBadRequest, "InvalidParameter", "Required parameter 'osProfile' is missing (null).")
 	}
+	if s.find(r.ID) != nil {
+		return refuse(http.StatusConflict, "PropertyChangeNotAllowed", "Changing property 'osProfile' is not allowed.")
+	}
+	boot, err := base64.StdEncoding.DecodeString(text(r.Body, "properties", "osProfile", "customData"))
+	if err != nil {
+		return refuse(http.StatusBadRequest, "InvalidParameter", "Custom data in OSProfile must be in Base64 encoding.")
+	}
+	s.booted[strings.ToLower(r.ID)] = append(s.booted[strings.ToLower(r.ID)], string(boot))
+	profile, _ := r.at("properties", "osProfile").(map[string]any)
+	delete(profile, "customData")
 	name := text(r.Body, "properties", "storageProfile", "osDisk", "name")
 	disk := &Resource{ID: path.Dir(path.Dir(r.ID)) + "/disks/" + name, Type: typeDisk, Body: map[string]any{"location": Location}}
 	s.complete(disk)
@@ -213,7 +264,23 @@ func (s *Server) imageDisk(r *Resource) *problem {
 	disk.Body["managedBy"] = r.ID
 	s.resources[strings.ToLower(disk.ID)] = disk
 	r.set(map[string]any{"id": disk.ID}, "properties", "storageProfile", "osDisk", "managedDisk")
+	s.useCards(r)
 	return nil
+}
+
+// useCards notes whose the machine's network cards are.
+func (s *Server) useCards(r *Resource) {
+	for _, n := range list(r.Body, "properties", "networkProfile", "networkInterfaces") {
+		s.find(text(n, "id")).set(map[string]any{"id": r.ID}, "properties", "virtualMachine")
+	}
+}
+
+// CustomData gives what the machines of this id were given for their first boot, one for
+// each time that it was made.
+func (s *Server) CustomData(id string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.booted[strings.ToLower(id)])
 }
 
 func (s *Server) checkVMDisks(r *Resource, size *VMSize) *problem {
@@ -251,9 +318,7 @@ func (s *Server) checkVMDisks(r *Resource, size *VMSize) *problem {
 		disk.Body["managedBy"] = r.ID
 		disk.set("Reserved", "properties", "diskState")
 	}
-	for _, n := range list(r.Body, "properties", "networkProfile", "networkInterfaces") {
-		s.find(text(n, "id")).set(map[string]any{"id": r.ID}, "properties", "virtualMachine")
-	}
+	s.useCards(r)
 	return nil
 }
 
@@ -292,10 +357,14 @@ func (s *Server) power(r *Resource, state string) {
 }
 
 func (s *Server) removedVM(r *Resource) {
-	for _, id := range disksOf(r) {
+	for i, id := range disksOf(r) {
 		if disk := s.find(id); disk != nil && strings.EqualFold(text(disk.Body, "managedBy"), r.ID) {
 			delete(disk.Body, "managedBy")
 			disk.set("Unattached", "properties", "diskState")
+			if i == 0 && text(r.Body, "properties", "storageProfile", "osDisk", "deleteOption") == "Delete" {
+				s.removedDisk(disk)
+				delete(s.resources, strings.ToLower(id))
+			}
 		}
 	}
 	for _, other := range s.resources {

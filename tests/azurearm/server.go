@@ -14,6 +14,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -57,6 +58,8 @@ type Server struct {
 	sizes      []VMSize
 	actions    []string // of the caller's role
 	runbooks   map[string]*Runbook
+	emulator   *emulator
+	booted     map[string][]string // custom data, by lower-case id of the machine
 	serial     int
 }
 
@@ -64,7 +67,7 @@ type Server struct {
 func Start() *Server {
 	s := &Server{
 		resources: map[string]*Resource{}, operations: map[string]*operation{}, blobs: map[string]*blob{},
-		quota: map[string]int64{"cores": 100}, sizes: defaultSizes, actions: []string{"*"}, runbooks: map[string]*Runbook{},
+		quota: map[string]int64{"cores": 100}, sizes: defaultSizes, actions: []string{"*"}, runbooks: map[string]*Runbook{}, booted: map[string][]string{},
 	}
 	s.http = httptest.NewTLSServer(http.HandlerFunc(s.serve))
 	s.URL = s.http.URL
@@ -108,6 +111,13 @@ func refuse(status int, code, format string, args ...any) *problem {
 }
 
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	e := s.emulator
+	s.mu.Unlock()
+	if e.has(r.URL.Path) {
+		e.ServeHTTP(w, r)
+		return
+	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		return // the client went away
@@ -132,6 +142,8 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 
 func (s *Server) route(w http.ResponseWriter, r *http.Request, body []byte, f *Fault) {
 	switch p := r.URL.Path; {
+	case p == "/metadata/identity/oauth2/token":
+		s.instanceToken(w, r)
 	case strings.HasPrefix(p, "/"+Tenant+"/"):
 		s.token(w, r, body)
 	case strings.HasPrefix(p, "/blob/"), strings.HasPrefix(p, "/disks/"):
@@ -164,6 +176,30 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request, body []byte) {
 		return
 	}
 	write(w, nil, map[string]any{"token_type": "Bearer", "expires_in": 3600, "ext_expires_in": 3600, "access_token": token}, nil)
+}
+
+// Token is what the instance's metadata service, Entra, and whoever stands for the
+// command line give a known identity.
+const Token = token
+
+// instanceToken is the metadata service of a virtual machine: 169.254.169.254 in Azure.
+func (s *Server) instanceToken(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	id := q.Get("client_id")
+	switch {
+	case r.Header.Get("Metadata") != "true" || q.Get("api-version") == "":
+		write(w, nil, nil, refuse(http.StatusBadRequest, "invalid_request", "Required metadata header not specified"))
+	case q.Get("resource") == "":
+		write(w, nil, nil, refuse(http.StatusBadRequest, "invalid_resource", "no resource"))
+	case id != "" && id != ClientID:
+		bad := http.StatusBadRequest
+		write(w, &bad, map[string]any{"error": "invalid_request", "error_description": "Identity not found"}, nil)
+	default:
+		write(w, nil, map[string]any{
+			"access_token": token, "client_id": ClientID, "expires_in": "3600", "expires_on": strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10),
+			"resource": q.Get("resource"), "token_type": "Bearer",
+		}, nil)
+	}
 }
 
 // write answers with JSON; a problem in Azure's form.

@@ -23,8 +23,10 @@ import (
 	"drover/tests/ports"
 )
 
+// AccountName is the emulators' account.
+const AccountName = "devstoreaccount1"
+
 const (
-	account    = "devstoreaccount1"
 	startLimit = time.Minute
 	stopLimit  = 5 * time.Second
 	pollEvery  = 50 * time.Millisecond
@@ -126,7 +128,7 @@ func (s *Server) await(ctx context.Context) error {
 }
 
 // Endpoint is the URL of the account.
-func (s *Server) Endpoint() string { return "http://" + s.address + "/" + account }
+func (s *Server) Endpoint() string { return "http://" + s.address + "/" + AccountName }
 
 // Stop ends it in order: what it acknowledged is on disk.
 func (s *Server) Stop() error {

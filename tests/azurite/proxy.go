@@ -79,7 +79,7 @@ func NewProxy(t testing.TB, s *Server) *Proxy {
 }
 
 // Endpoint is the account's URL by way of the proxy.
-func (p *Proxy) Endpoint() string { return "http://" + p.address + "/" + account }
+func (p *Proxy) Endpoint() string { return "http://" + p.address + "/" + AccountName }
 
 // Set says what happens to requests from now on; nil lets them pass.
 func (p *Proxy) Set(fault func(*http.Request) Fault) {

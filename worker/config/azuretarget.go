@@ -3,6 +3,8 @@ package config
 import (
 	"regexp"
 	"strings"
+
+	"drover/datapath/azstorage"
 )
 
 // AzureTarget makes machines in a resource group of a subscription.
@@ -18,12 +20,30 @@ type AzureTarget struct {
 	Disks string `yaml:"disks"`
 	// StorageAccount is the resource id of the replicas' account, for imports.
 	StorageAccount string `yaml:"storageAccount"`
+	// StorageEndpoint is the URL of its blob service that Azure itself reads from; default:
+	// the store's endpoint, which may be a name that only this network knows.
+	StorageEndpoint string `yaml:"storageEndpoint"`
 	// Copies is the container in it for what is being imported; default drover-copies.
 	Copies    string              `yaml:"copies"`
 	Auth      AzureTargetAuth     `yaml:"auth"`
 	Cloud     string              `yaml:"cloud"` // public (default), us-government or china
 	Endpoints *AzureTargetService `yaml:"endpoints"`
+	// Relay is what the temporary process server is made from; left out: there is none.
+	Relay *AzureRelay `yaml:"relay"`
 }
+
+// AzureRelay is the machine by which failed-over machines stream back that do not reach
+// the master target themselves.
+type AzureRelay struct {
+	Image   string `yaml:"image"`   // resource id, or publisher:offer:sku:version; it has drover-process-server and cloud-init
+	Size    string `yaml:"size"`    // default Standard_B2s
+	Network string `yaml:"network"` // from which master targets and configuration server are reached
+	Subnet  string `yaml:"subnet"`
+	// ConfigServer is the configuration server's URL, as that network reaches it.
+	ConfigServer string `yaml:"configServer"`
+}
+
+const defaultRelaySize = "Standard_B2s"
 
 // AzureTargetAuth says who we are to Azure Resource Manager. Secrets stay in files.
 type AzureTargetAuth struct {
@@ -75,7 +95,25 @@ func (d *document) target(t *Target) {
 	if a.StorageAccount != "" && !strings.HasPrefix(a.StorageAccount, "/subscriptions/") {
 		d.fail(at+".storageAccount", "%q: want a resource id, /subscriptions/...", a.StorageAccount)
 	}
+	if a.StorageEndpoint != "" {
+		account := azstorage.Account{Endpoint: a.StorageEndpoint, Container: "copies", Auth: azstorage.Auth{Method: azstorage.ManagedIdentity}}
+		if err := account.Check(); err != nil { // https, as wherever tokens are sent
+			d.fail(at+".storageEndpoint", "%s", err)
+		}
+	}
 	d.azureAuth(at+".auth", &a.Auth)
+	if r := a.Relay; r != nil {
+		if r.Size == "" {
+			r.Size = defaultRelaySize
+		}
+		if !strings.HasPrefix(r.Image, "/subscriptions/") && strings.Count(r.Image, ":") != 3 {
+			d.fail(at+".relay.image", "%q: want a resource id, /subscriptions/..., or publisher:offer:sku:version", r.Image)
+		}
+		if r.Network == "" || r.Subnet == "" {
+			d.fail(at+".relay", "want network and subnet")
+		}
+		d.https(at+".relay.configServer", r.ConfigServer)
+	}
 	if e := a.Endpoints; e != nil {
 		d.https(at+".endpoints.authority", e.Authority)
 		d.https(at+".endpoints.manager", e.Manager)

@@ -5,6 +5,7 @@
 package config
 
 import (
+	"fmt"
 	"time"
 
 	"drover/datapath/ident"
@@ -87,7 +88,7 @@ type ConfigServer struct {
 // ProcessServer configures a process server or master target.
 type ProcessServer struct {
 	Name  string     `yaml:"name"`
-	Role  ident.Role `yaml:"role"`  // process-server or master-target
+	Role  ident.Role `yaml:"role"`  // process-server, master-target or relay
 	State string     `yaml:"state"` // directory of identity, spool and grants
 	// Listen is where agents' data comes in, e.g. ":9443".
 	Listen string `yaml:"listen"`
@@ -105,6 +106,9 @@ type ProcessServer struct {
 	// DiskByID is the directory of links to attached disks, by backing uuid; only
 	// of a master target.
 	DiskByID string `yaml:"diskById"`
+	// RelayTo lists the master targets (host:port) to which a relay passes agents'
+	// connections on. It has neither store, cache, spool nor Temporal.
+	RelayTo []string `yaml:"relayTo"`
 }
 
 // LoadConfigServer reads and checks the configuration server's file.
@@ -154,8 +158,8 @@ func LoadProcessServer(file string) (*ProcessServer, error) {
 		return nil, err
 	}
 	d.name("$.name", c.Name)
-	if c.Role != ident.RoleProcessServer && c.Role != ident.RoleMasterTarget {
-		d.fail("$.role", "%q: want %s or %s", c.Role, ident.RoleProcessServer, ident.RoleMasterTarget)
+	if c.Role != ident.RoleProcessServer && c.Role != ident.RoleMasterTarget && c.Role != ident.RoleRelay {
+		d.fail("$.role", "%q: want %s, %s or %s", c.Role, ident.RoleProcessServer, ident.RoleMasterTarget, ident.RoleRelay)
 	}
 	d.path("$.state", &c.State)
 	d.listen("$.listen", c.Listen, true)
@@ -163,6 +167,10 @@ func LoadProcessServer(file string) (*ProcessServer, error) {
 	d.listen("$.metrics", c.Metrics, false)
 	d.https("$.configServer", c.ConfigServer)
 	d.optionalPath(&c.TokenFile)
+	d.relay(c)
+	if c.Role == ident.RoleRelay {
+		return c, d.err()
+	}
 	d.temporal(c.Temporal)
 	d.oneOf("$.store", "file", &c.Store.File, c.Store.Azure)
 	d.oneOf("$.cache", "directory", &c.Cache.Directory, c.Cache.Azure)
@@ -178,4 +186,14 @@ func LoadProcessServer(file string) (*ProcessServer, error) {
 	d.throttle("$.throttle", c.ThrottleRules())
 	d.optionalPath(&c.DiskByID)
 	return c, d.err()
+}
+
+// relay checks where a relay leads to, and that no other role does.
+func (d *document) relay(c *ProcessServer) {
+	if (c.Role == ident.RoleRelay) != (len(c.RelayTo) > 0) {
+		d.fail("$.relayTo", "a %s leads to one master target at least, and no other role does", ident.RoleRelay)
+	}
+	for i, to := range c.RelayTo {
+		d.address(fmt.Sprintf("$.relayTo[%d]", i), to)
+	}
 }

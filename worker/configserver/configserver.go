@@ -112,7 +112,8 @@ func (s *server) connect(metrics prometheus.Registerer) (err error) {
 		Prepare: s.registerSearchAttributes, Started: startVault,
 		Worker: sdkworker.Options{MaxConcurrentActivityExecutionSize: maxActivities, MaxHeartbeatThrottleInterval: heartbeatEvery, Interceptors: []interceptor.WorkerInterceptor{
 			service.Beating(api.ActMachineAction, api.ActAwaitAgent, api.ActCheckNetwork, api.ActCreateMachine,
-				api.ActStartMachine, api.ActCheckMachine, api.ActStopMachine, api.ActDeleteMachine, api.ActCommitMachine),
+				api.ActStartMachine, api.ActCheckMachine, api.ActStopMachine, api.ActDeleteMachine, api.ActCommitMachine,
+				api.ActAcquireRelay, api.ActReleaseRelay),
 		}},
 	})
 	if err != nil {
@@ -158,12 +159,15 @@ func (s *server) activities() ([]worker.Activities, error) {
 		return nil, err
 	}
 	replicas := replication.NewControl(replication.ControlConfig{Registry: directory{s.registry}, Store: s.store, Cache: s.cache})
-	return []worker.Activities{ctl, replicas, s.vcenter, pushes, target.New(cloud, s.store), actions, notifier}, nil
+	return []worker.Activities{ctl, replicas, s.vcenter, pushes, target.New(cloud, s.store), s.relays(cloud), actions, notifier}, nil
 }
 
 // token makes a token with which one machine's agent enrols, once.
 func (s *server) token(machine ident.MachineID, instance string) (string, error) {
-	peer := ident.Peer{Role: ident.RoleAgent, Name: machine.String()}
+	return s.tokenOf(ident.Peer{Role: ident.RoleAgent, Name: machine.String()}, instance)
+}
+
+func (s *server) tokenOf(peer ident.Peer, instance string) (string, error) {
 	secret, err := s.registry.IssueToken(registry.TokenSpec{Peer: peer, Instance: instance, TTL: registry.MinTTL})
 	if err != nil {
 		return "", err

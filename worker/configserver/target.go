@@ -1,6 +1,7 @@
 package configserver
 
 import (
+	"context"
 	"strings"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"drover/activities/target"
 	"drover/activities/target/local"
 	"drover/datapath/ident"
+	"drover/datapath/replica"
 	"drover/worker/config"
 )
 
@@ -29,12 +31,35 @@ func (s *server) target() (target.Cloud, action.Runbooks, error) {
 		if account := s.config.Store.Azure; account != nil {
 			conf.Account.Endpoint = account.Endpoint
 		}
+		if c.StorageEndpoint != "" {
+			conf.Snapshots = publicly{store, conf.Account.Endpoint, c.StorageEndpoint}
+			conf.Account.Endpoint = c.StorageEndpoint
+		}
+	}
+	if r := c.Relay; r != nil {
+		conf.Relay = &azure.Relay{Owner: s.config.Name, Image: r.Image, Size: r.Size, Network: r.Network, Subnet: r.Subnet}
 	}
 	cloud, err := azure.Open(conf)
 	if err != nil {
 		return nil, nil, err
 	}
 	return cloud, cloud, nil
+}
+
+// publicly gives the addresses of snapshots that Azure itself reads from, where ours are
+// known to this network alone.
+type publicly struct {
+	azure.Snapshots
+	ours, public string // the blob service's URL
+}
+
+// SnapshotURL is that of the store, at the other endpoint.
+func (p publicly) SnapshotURL(ctx context.Context, machine ident.MachineID, point replica.Point, disk ident.DiskID) (string, int64, error) {
+	address, size, err := p.Snapshots.SnapshotURL(ctx, machine, point, disk)
+	if path, ok := strings.CutPrefix(address, strings.TrimSuffix(p.ours, "/")+"/"); ok {
+		address = strings.TrimSuffix(p.public, "/") + "/" + path
+	}
+	return address, size, err
 }
 
 func azureConfig(c *config.AzureTarget) (azure.Config, error) {

@@ -39,7 +39,7 @@ func internal(err error) *failure {
 type call func(r *http.Request, peer ident.Peer) (any, error)
 
 var (
-	everyone = []ident.Role{ident.RoleAgent, ident.RoleProcessServer, ident.RoleMasterTarget}
+	everyone = []ident.Role{ident.RoleAgent, ident.RoleProcessServer, ident.RoleMasterTarget, ident.RoleRelay}
 	agents   = []ident.Role{ident.RoleAgent}
 	servers  = []ident.Role{ident.RoleProcessServer, ident.RoleMasterTarget}
 )

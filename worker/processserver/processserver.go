@@ -21,6 +21,7 @@ import (
 	"drover/agent/controlapi"
 	"drover/agent/enrol"
 	"drover/datapath/health/monitor"
+	"drover/datapath/ident"
 	"drover/datapath/server"
 	"drover/datapath/throttle"
 	"drover/worker"
@@ -67,6 +68,9 @@ func Run(ctx context.Context, c *config.ProcessServer, log *slog.Logger) error {
 			return nil //nolint:nilerr // asked to stop while it waited
 		}
 		return err
+	}
+	if c.Role == ident.RoleRelay {
+		return runRelay(ctx, c, id, log)
 	}
 	metrics := service.Registry()
 	h := &host{config: c, log: log, identity: id, known: notEnrolled == nil}

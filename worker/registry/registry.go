@@ -126,7 +126,7 @@ func (r *Registry) Close() error {
 var serverName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 // CheckPeer says whether the peer can be enrolled: an agent by its machine's id,
-// a process server or master target by a name.
+// a server by a name.
 func CheckPeer(p ident.Peer) error {
 	switch p.Role {
 	case ident.RoleAgent:
@@ -134,13 +134,13 @@ func CheckPeer(p ident.Peer) error {
 			return fmt.Errorf("%w peer: %w", ErrInvalid, err)
 		}
 		return nil
-	case ident.RoleProcessServer, ident.RoleMasterTarget:
+	case ident.RoleProcessServer, ident.RoleMasterTarget, ident.RoleRelay:
 		if !serverName.MatchString(p.Name) {
 			return fmt.Errorf("%w server name %q: want up to 63 letters, digits, '.', '_' and '-', beginning with a letter or digit", ErrInvalid, p.Name)
 		}
 		return nil
 	}
-	return fmt.Errorf("%w role %q: want %s, %s or %s", ErrInvalid, p.Role, ident.RoleAgent, ident.RoleProcessServer, ident.RoleMasterTarget)
+	return fmt.Errorf("%w role %q: want %s, %s, %s or %s", ErrInvalid, p.Role, ident.RoleAgent, ident.RoleProcessServer, ident.RoleMasterTarget, ident.RoleRelay)
 }
 
 func peerKey(p ident.Peer) []byte { return []byte(p.String()) }

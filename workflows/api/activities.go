@@ -63,6 +63,8 @@ const (
 	ActStopMachine   = "target.StopMachine"   // TargetRef
 	ActDeleteMachine = "target.DeleteMachine" // TargetRef: all that carries its tags
 	ActCommitMachine = "target.CommitMachine" // TargetRef: what a machine that stays does not need
+	ActAcquireRelay  = "relay.Acquire"        // RelayInput -> Relay: makes the temporary process server, or finds it
+	ActReleaseRelay  = "relay.Release"        // RelayInput: the last machine deletes it
 
 	ActPush = "push.Push" // PushInput -> PushResult
 
@@ -331,6 +333,17 @@ func TestOf(vm VM, disks []VMDisk, t Target, run string, point replica.Point, ne
 type TargetRef struct {
 	Name string `json:"name"`
 	Run  string `json:"run"`
+}
+
+// RelayInput names the machine that needs the temporary process server, or does not any more.
+type RelayInput struct {
+	Machine ident.MachineID `json:"machine"`
+}
+
+// Relay is the temporary process server in the target.
+type Relay struct {
+	Name    string `json:"name"`
+	Address string `json:"address"` // host:port, for agents in the target
 }
 
 // CheckResult is the health check of a started machine.

@@ -456,4 +456,6 @@ type Assignment struct {
 	Role     ident.Role  `json:"role"`
 	Address  string      `json:"address"`
 	Instance string      `json:"instance"`
+	// Via is the relay (host:port) in the target that leads to Address; empty: none is needed.
+	Via string `json:"via,omitempty"`
 }

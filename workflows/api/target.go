@@ -25,6 +25,9 @@ type Target struct {
 	// Health says what shows that a started machine is up: HealthRunning (the
 	// default), HealthAgent, HealthCommand, or HealthTCP with a port ("tcp:22").
 	Health string `json:"health,omitempty"`
+	// Relay: on the way back the machine in the target streams by way of a temporary
+	// process server there, because it does not reach the master target itself.
+	Relay bool `json:"relay,omitempty"`
 }
 
 // TestName is the name of a VM's copy in a test.

@@ -66,6 +66,24 @@ func CommitMachine(ctx workflow.Context, in api.TargetRef) error {
 	return do(ctx, api.ActCommitMachine, target(), in)
 }
 
+// relayLimit is for a machine to be made, booted and heard of, behind others who wait for
+// the same.
+const relayLimit = time.Hour
+
+// AcquireRelay has a temporary process server in the target, for this machine too.
+func AcquireRelay(ctx workflow.Context, in api.RelayInput) (api.Relay, error) {
+	o := target()
+	o.StartToCloseTimeout = relayLimit
+	return run[api.Relay](ctx, api.ActAcquireRelay, o, in)
+}
+
+// ReleaseRelay lets go of it; the last machine that does so deletes it.
+func ReleaseRelay(ctx workflow.Context, in api.RelayInput) error {
+	o := target()
+	o.StartToCloseTimeout = relayLimit
+	return do(ctx, api.ActReleaseRelay, o, in)
+}
+
 // A started machine gets this long to pass its health check.
 const (
 	checkLimit = 10 * time.Minute

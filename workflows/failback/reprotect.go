@@ -56,7 +56,11 @@ func Reprotect(ctx workflow.Context, p ReprotectParams) (Moved, error) {
 	}
 	p.Grant.Attached = true
 	r := &reprotect{ReprotectParams: p, move: move{what: "reprotect", input: p.Grant, tell: p.Assign, rescan: true}}
-	err := runbook.Run(ctx, "reprotect of "+p.VM.Name, append(r.place(), []runbook.Step{
+	steps := r.place()
+	if p.Grant.Target.Relay {
+		steps = append(steps, runbook.Step{Name: "have a temporary process server in the target", Do: r.relay, Undo: r.noRelay})
+	}
+	err := runbook.Run(ctx, "reprotect of "+p.VM.Name, append(steps, []runbook.Step{
 		{Name: "attach the original's disks to the master target", Do: r.attach, Undo: r.detach},
 		{Name: "wait for the agent on the target machine", Do: r.await},
 		{Name: "let the machine stream to the master target", Do: r.grant, Undo: r.revoke},
@@ -152,6 +156,22 @@ func (r *reprotect) unmake(ctx workflow.Context) error {
 	return patient(ctx, func(ctx workflow.Context) error {
 		return call.UnmakeVM(ctx, api.UnmakeVMInput{VCenter: w.VCenter(), Machine: r.VM.Machine, Run: w.Run})
 	})
+}
+
+// relay has the machine stream by way of a temporary process server, which it shares with
+// others on their way back.
+func (r *reprotect) relay(ctx workflow.Context) error {
+	relay, err := call.AcquireRelay(ctx, api.RelayInput{Machine: r.VM.Machine})
+	if err != nil {
+		return err
+	}
+	r.out.Assignment.Via = relay.Address
+	r.input.Assignment, r.tell.Assignment = r.out.Assignment, r.out.Assignment
+	return nil
+}
+
+func (r *reprotect) noRelay(ctx workflow.Context) error {
+	return call.ReleaseRelay(ctx, api.RelayInput{Machine: r.VM.Machine})
 }
 
 func (r *reprotect) attachment() api.AttachInput {

@@ -301,11 +301,12 @@ func (e *entity) failback(ctx workflow.Context, q api.QueuedAction) (api.ActionR
 		e.setState(ctx, api.StateProtectedReverse)
 		return api.ActionResult{}, err
 	}
+	message := "failed back" + e.releaseRelay(ctx)
 	e.s.Assignment = api.Assignment{Epoch: epoch}
 	e.s.VM, e.assigned = out.VM, 0
 	e.settleRemade(ctx)
 	e.setState(ctx, api.StateFailedBack)
-	return api.ActionResult{Message: "failed back", Point: &out.Point, RTO: out.RTO}, nil
+	return api.ActionResult{Message: message, Point: &out.Point, RTO: out.RTO}, nil
 }
 
 func (e *entity) reenable(ctx workflow.Context) (api.ActionResult, error) {
@@ -371,6 +372,7 @@ func (e *entity) unprotect(ctx workflow.Context, q api.QueuedAction) (api.Action
 			message += "; " + e.s.Assignment.Server + " was not told: " + fault.Message(err)
 		}
 	}
+	message += e.releaseRelay(ctx)
 	if !q.Request.KeepData && owner.Epoch > 0 {
 		if err := call.RemoveReplica(ctx, owner); err != nil {
 			return api.ActionResult{}, err

@@ -7,6 +7,7 @@ import (
 	"go.temporal.io/sdk/workflow"
 
 	"drover/workflows/api"
+	"drover/workflows/call"
 	"drover/workflows/fault"
 	"drover/workflows/rollback"
 )
@@ -53,6 +54,7 @@ func (e *entity) rollBack(ctx workflow.Context, q api.QueuedAction) (api.ActionR
 		if from != api.StateFailedBack {
 			e.unmade()
 		}
+		message += e.releaseRelay(ctx)
 		e.s.Assignment = api.Assignment{Epoch: e.s.Assignment.Epoch}
 		e.clearStream(ctx)
 		e.setState(ctx, api.StateCommitted)
@@ -62,6 +64,21 @@ func (e *entity) rollBack(ctx workflow.Context, q api.QueuedAction) (api.ActionR
 		message += "; " + w
 	}
 	return api.ActionResult{Message: message}, nil
+}
+
+// releaseRelay lets go of the temporary process server by which the machine streams. One
+// that cannot be deleted is told, and is no reason to undo what went before.
+func (e *entity) releaseRelay(ctx workflow.Context) (warning string) {
+	if e.s.Assignment.Via == "" {
+		return ""
+	}
+	ctx, cancel := workflow.NewDisconnectedContext(ctx) // a cancellation that comes late leaves nothing behind
+	defer cancel()
+	if err := call.ReleaseRelay(ctx, api.RelayInput{Machine: e.s.Machine}); err != nil {
+		return "; the temporary process server could not be deleted, delete it by hand: " + fault.Message(err)
+	}
+	e.s.Assignment.Via = ""
+	return ""
 }
 
 // changePoint makes the failed-over machine anew from another recovery point.

@@ -77,13 +77,13 @@ func (f *peerFlags) peer() (ident.Peer, error) {
 		}
 		_, err := ident.ParseMachineID(name)
 		return ident.Peer{Role: role, Name: name}, err
-	case ident.RoleProcessServer, ident.RoleMasterTarget:
+	case ident.RoleProcessServer, ident.RoleMasterTarget, ident.RoleRelay:
 		if f.name == "" {
 			return ident.Peer{}, fmt.Errorf("--role %s: give its --name, as in its configuration file", role)
 		}
 		return ident.Peer{Role: role, Name: f.name}, nil
 	}
-	return ident.Peer{}, fmt.Errorf("--role %q: want %s, %s or %s", f.role, ident.RoleAgent, ident.RoleProcessServer, ident.RoleMasterTarget)
+	return ident.Peer{}, fmt.Errorf("--role %q: want %s, %s, %s or %s", f.role, ident.RoleAgent, ident.RoleProcessServer, ident.RoleMasterTarget, ident.RoleRelay)
 }
 
 func tokenCommand() *cobra.Command {
