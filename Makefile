@@ -53,7 +53,7 @@ windows: ## the agent for Windows as build/bin/windows/drover-agent.exe; see doc
 	GOOS=windows GOARCH=amd64 CGO_ENABLED=0 go build -ldflags '$(LDFLAGS)' -o $(BIN)/windows/ ./agent/cmd/drover-agent
 
 .PHONY: demo
-demo: setup $(if $(CLOUD),setup-test) build ## the whole life of a three-machine application on real disks; KEEP=1 leaves it up, CLOUD=azurite keeps replicas in emulated page blobs
+demo: setup $(if $(CLOUD),setup-test) build ## the whole life of a three-machine application on real disks; KEEP=1 leaves it up, CLOUD=azurite keeps replicas in emulated page blobs and fails over to an emulated Azure
 	$(BIN)/drover-demo --dir build/demo --bin $(BIN) $(if $(KEEP),--keep) $(if $(CLOUD),--cloud $(CLOUD))
 
 .PHONY: test

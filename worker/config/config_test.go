@@ -198,6 +198,8 @@ const someAzure = `    subscription: 99999999-8888-7777-6666-555555555555
     location: westeurope
     auth: {method: client-secret, tenantId: t, clientId: c, secretFile: ../secrets/azure}
     endpoints: {authority: "https://login.example", manager: "https://manage.example", ca: ca.pem}
+    storageEndpoint: https://seeds.blob.example
+    relay: {image: "/subscriptions/s/images/i", network: hub, subnet: servers, configServer: "https://cs.example"}
 `
 
 func TestAzureTarget(t *testing.T) {
@@ -207,6 +209,7 @@ func TestAzureTarget(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, filepath.Join(dir, "secrets", "azure"), c.Target.Azure.Auth.SecretFile)
 	require.Equal(t, filepath.Join(dir, "etc", "ca.pem"), c.Target.Azure.Endpoints.CA)
+	require.Equal(t, "Standard_B2s", c.Target.Azure.Relay.Size)
 	for _, tc := range []struct{ old, now, what string }{
 		{"recovery", "a/b", "resourceGroup"},
 		{"westeurope", "West Europe", "short name"},
@@ -215,6 +218,10 @@ func TestAzureTarget(t *testing.T) {
 		{"https://manage.example", "http://manage.example", "manager"},
 		{"    location", "    disks: magic\n    location", "import or upload"},
 		{"tenantId: t, ", "", "wants tenantId"},
+		{"https://seeds", "http://seeds", "storageEndpoint"},
+		{"/subscriptions/s/images/i", "debian", "relay.image"},
+		{"network: hub, ", "", "network and subnet"},
+		{"https://cs.example", "cs.example", "relay.configServer"},
 		{"    location", "    storageAccount: seeds\n    location", "resource id"},
 	} {
 		file, _ := write(t, azureTarget(strings.Replace(someAzure, tc.old, tc.now, 1)))
@@ -224,4 +231,29 @@ func TestAzureTarget(t *testing.T) {
 	file, _ = write(t, strings.Replace(azureTarget(someAzure), "  azure:", "  local: {directory: ../target}\n  azure:", 1))
 	_, err = LoadConfigServer(file)
 	require.ErrorContains(t, err, "want one of them")
+}
+
+func TestRelay(t *testing.T) {
+	const fine = `name: relay-1
+role: relay
+state: s
+listen: ":9443"
+advertise: "10.0.0.4:9443"
+configServer: "https://cs:443"
+tokenFile: token
+relayTo: ["mt-1:9443"]
+`
+	file, _ := write(t, fine)
+	c, err := LoadProcessServer(file)
+	require.NoError(t, err, "it wants neither store, cache nor Temporal")
+	require.Equal(t, []string{"mt-1:9443"}, c.RelayTo)
+	for _, tc := range []struct{ old, now, what string }{
+		{`["mt-1:9443"]`, "[]", "relayTo: a relay leads to one master target at least"},
+		{"mt-1:9443", "mt-1", "relayTo[0]"},
+		{"role: relay", "role: process-server", "and no other role does"},
+	} {
+		file, _ := write(t, strings.Replace(fine, tc.old, tc.now, 1))
+		_, err := LoadProcessServer(file)
+		require.ErrorContains(t, err, tc.what)
+	}
 }
