@@ -37,7 +37,7 @@ type world struct {
 	Cut      time.Duration
 	Told     bool // the tracker is told of writes, as by the kernel of a block device
 	Rate     int  // blocks that the agent's writer changes per second; 0 none. With Told
-	Seconds  int // for so long
+	Seconds  int  // for so long
 }
 
 type machine struct {
