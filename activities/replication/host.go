@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.temporal.io/sdk/activity"
@@ -21,13 +22,18 @@ import (
 
 // Cadences of the host's activities.
 const (
-	// BeatEvery is how often stream.Status goes out as heartbeat. The worker's
+	// beatEvery is how often stream.Status goes out as heartbeat. The worker's
 	// throttle must not be longer.
-	BeatEvery  = 2 * time.Second
-	basePoll   = 500 * time.Millisecond
-	watchPoll  = time.Second
-	signalWait = 5 * time.Second // one try to tell the entity of an event
-	cutDefault = 5 * time.Minute // cadence of a policy that says none
+	beatEvery = 2 * time.Second
+	// Of more activities than these each waits longer, up to beatSlowest times as long:
+	// every heartbeat is a write of Temporal's, and two thousand machines that beat every
+	// other second would leave its database no time for anything else.
+	beatsFull   = 20
+	beatSlowest = 4
+	basePoll    = 500 * time.Millisecond
+	watchPoll   = time.Second
+	signalWait  = 5 * time.Second // one try to tell the entity of an event
+	cutDefault  = 5 * time.Minute // cadence of a policy that says none
 )
 
 // Signaller sends signals; a Temporal client is one.
@@ -52,6 +58,7 @@ type HostConfig struct {
 type Host struct {
 	HostConfig
 	beatEvery, basePoll, watchPoll time.Duration
+	beats                          atomic.Int64 // activities that beat
 }
 
 // NewHost makes the activities.
@@ -59,7 +66,7 @@ func NewHost(c HostConfig) *Host {
 	if c.Logger == nil {
 		c.Logger = slog.Default()
 	}
-	return &Host{HostConfig: c, beatEvery: BeatEvery, basePoll: basePoll, watchPoll: watchPoll}
+	return &Host{HostConfig: c, beatEvery: beatEvery, basePoll: basePoll, watchPoll: watchPoll}
 }
 
 // Activities gives the functions by their activity type.
@@ -210,8 +217,8 @@ func (h *Host) beating(ctx context.Context, machine ident.MachineID, mark func(*
 	beating, cancel := context.WithCancelCause(ctx)
 	var beats sync.WaitGroup
 	beats.Go(func() {
-		ticker := time.NewTicker(h.beatEvery)
-		defer ticker.Stop()
+		h.beats.Add(1)
+		defer h.beats.Add(-1)
 		for {
 			h.beat(ctx, machine, mark)
 			select {
@@ -220,11 +227,22 @@ func (h *Host) beating(ctx context.Context, machine ident.MachineID, mark func(*
 			case <-activity.GetWorkerStopChannel(ctx):
 				cancel(errStopping)
 				return
-			case <-ticker.C:
+			case <-time.After(h.pause()):
 			}
 		}
 	})
 	return beating, func() { cancel(nil); beats.Wait() }
+}
+
+// pause is how long an activity waits until its next heartbeat.
+func (h *Host) pause() time.Duration { return pauseOf(h.beatEvery, h.beats.Load()) }
+
+// BeatPause is how long each of a host's n activities waits between two heartbeats: 2 s
+// if they are few, 8 s from 80 on. The heartbeat timeout is 20 s.
+func BeatPause(n int) time.Duration { return pauseOf(beatEvery, int64(n)) }
+
+func pauseOf(every time.Duration, n int64) time.Duration {
+	return min(max(every, every*time.Duration(n)/beatsFull), beatSlowest*every)
 }
 
 func (h *Host) beat(ctx context.Context, machine ident.MachineID, mark func(*pulse)) {

@@ -6,8 +6,11 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"runtime/pprof"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,9 +34,11 @@ const (
 	// asWorker in the environment makes the test binary a worker of the server that it
 	// names.
 	asWorker = "DROVER_SCALE_WORKER"
-	server   = "ps-1"
-	slots    = 5000 // of activities: each machine's watch takes one
-	diskSize = 1 << 30
+	// asProfiled names the file for its CPU profile.
+	asProfiled = "DROVER_SCALE_PROFILE"
+	server     = "ps-1"
+	slots      = 5000 // of activities: each machine's watch takes one
+	diskSize   = 1 << 30
 )
 
 func TestMain(m *testing.M) {
@@ -75,6 +80,18 @@ func work(address string) error {
 	if err := queue.Start(); err != nil {
 		return err
 	}
+	defer queue.Stop()
+	if path := os.Getenv(asProfiled); path != "" {
+		f, err := os.Create(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
+	}
 	return host.Run(worker.InterruptCh())
 }
 
@@ -98,18 +115,19 @@ func outside(r worker.Registry) {
 // hosted is a process server whose machines have nothing to send. The watch beats like
 // the real one.
 func hosted(r worker.Registry) {
+	var watches atomic.Int64
 	answers(r, api.ActGrant, func(api.GrantInput) none { return none{} })
 	answers(r, api.ActRevoke, func(api.FenceInput) none { return none{} })
 	answers(r, api.ActBase, func(in api.BaseInput) api.Transfer { return api.Transfer{Cause: in.Cause} })
 	r.RegisterActivityWithOptions(func(ctx context.Context, in api.ReplicateInput) (api.ReplicateResult, error) {
-		ticker := time.NewTicker(replication.BeatEvery)
-		defer ticker.Stop()
+		watches.Add(1)
+		defer watches.Add(-1)
 		for {
 			activity.RecordHeartbeat(ctx, stream.Status{Machine: in.Machine, Complete: true, ServerTime: time.Now()})
 			select {
 			case <-ctx.Done():
 				return api.ReplicateResult{}, ctx.Err()
-			case <-ticker.C:
+			case <-time.After(replication.BeatPause(int(watches.Load()))):
 			}
 		}
 	}, activity.RegisterOptions{Name: api.ActReplicate})
@@ -122,15 +140,28 @@ type process struct {
 	done chan struct{}
 }
 
-func startWorker(t *testing.T, address string) *process {
+func startWorker(t *testing.T, address string, number int) *process {
 	t.Helper()
 	p := &process{cmd: exec.Command(os.Args[0]), done: make(chan struct{})}
 	p.cmd.Env = append(os.Environ(), asWorker+"="+address)
 	p.cmd.Stderr = os.Stderr
+	if *profiles != "" {
+		p.cmd.Env = append(p.cmd.Env, fmt.Sprintf("%s=%s/worker-%d.cpu", asProfiled, *profiles, number))
+	}
 	require.NoError(t, p.cmd.Start())
 	go func() { _ = p.cmd.Wait(); close(p.done) }()
-	t.Cleanup(p.kill)
+	t.Cleanup(p.stop)
 	return p
+}
+
+// stop lets it end in order, so that its profile is whole.
+func (p *process) stop() {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.done:
+	case <-time.After(10 * time.Second):
+		p.kill()
+	}
 }
 
 // kill ends it like a lost machine does.

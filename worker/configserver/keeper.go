@@ -17,7 +17,8 @@ import (
 // Bounds of keeping machines and schedules in step with the vault.
 const (
 	vaultLook   = 5 * time.Second  // between two looks into the vault
-	vaultAgain  = 15 * time.Minute // a machine that has not taken what it was told is told again
+	vaultAgain  = 15 * time.Minute // a machine that has not taken what it was told is told again,
+	vaultSeldom = 6 * time.Hour    // ever more seldom: it may be in a base copy of weeks, whose history must not grow
 	vaultAtOnce = 200              // machines told in one look
 	vaultCall   = 15 * time.Second // one call to Temporal
 	relist      = 10 * time.Minute // schedules are looked through, whatever is remembered
@@ -42,6 +43,7 @@ type keeper struct {
 type toldNews struct {
 	digest string
 	at     time.Time
+	again  time.Duration // after which it is told the same again
 }
 
 func newKeeper(t *service.Temporal, log *slog.Logger) *keeper {
@@ -83,7 +85,7 @@ func (k *keeper) tell(ctx context.Context, v api.VaultStatus, now time.Time) {
 		last := k.told[m.Machine]
 		here[m.Machine] = last
 		digest := news.Digest()
-		if !ok || digest == m.Follows || last.digest == digest && now.Sub(last.at) < vaultAgain {
+		if !ok || digest == m.Follows || last.digest == digest && now.Sub(last.at) < last.again {
 			continue
 		}
 		if sent++; sent > vaultAtOnce || ctx.Err() != nil {
@@ -97,7 +99,11 @@ func (k *keeper) tell(ctx context.Context, v api.VaultStatus, now time.Time) {
 			k.log.Warn("a machine could not be told of its policy; trying again", "machine", m.Machine.String(), "error", err.Error())
 			continue
 		}
-		here[m.Machine] = toldNews{digest: digest, at: now}
+		again := vaultAgain
+		if last.digest == digest {
+			again = min(2*last.again, vaultSeldom)
+		}
+		here[m.Machine] = toldNews{digest: digest, at: now, again: again}
 	}
 	k.told = here
 }

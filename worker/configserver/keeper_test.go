@@ -108,6 +108,16 @@ func TestMachinesFollow(t *testing.T) {
 	look(vaultLook, "c: silver 4")
 	look(vaultLook)
 	look(vaultAgain, "c: silver 4")
+	look(vaultAgain)
+	look(vaultAgain, "c: silver 4")
+	told := 0
+	for range 30 * 24 * time.Hour / vaultAgain { // it goes on for a month
+		now, p.told = now.Add(vaultAgain), nil
+		k.look(t.Context(), now)
+		told += len(p.told)
+	}
+	require.Less(t, told, 130)
+	require.Greater(t, told, 100)
 	p.deaf = errors.New("away")
 	p.vault.Policies[1].Hash = "5"
 	look(vaultLook)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"go.temporal.io/api/serviceerror"
+	"golang.org/x/time/rate"
 
 	"drover/agent/controlapi"
 	"drover/datapath/ident"
@@ -22,8 +23,13 @@ import (
 
 // Bounds of telling machines' entities what their agents report.
 const (
-	reportLook  = 5 * time.Second  // between two looks at what agents reported
-	reportEvery = time.Minute      // a machine is told so often at most, whatever its agent says
+	reportLook  = 5 * time.Second // between two looks at what agents reported
+	reportEvery = time.Minute     // a machine is told so often at most, whatever its agent says,
+	// and no more than reportBurst times and once every reportSlow: a guest that reports
+	// something new every minute must not fill the history of its machine, which grows all
+	// through a base copy of weeks.
+	reportBurst = 12
+	reportSlow  = 2 * time.Hour
 	reportCall  = 10 * time.Second // one signal
 )
 
@@ -113,6 +119,7 @@ type reporter struct {
 type told struct {
 	digest []byte // nil: nobody took it
 	at     time.Time
+	budget *rate.Limiter
 }
 
 func newReporter(r reports, t *service.Temporal, log *slog.Logger) *reporter {
@@ -149,9 +156,12 @@ func (r *reporter) look(ctx context.Context, now time.Time) {
 		if ctx.Err() != nil {
 			return
 		}
-		last := r.told[m]
+		last, ok := r.told[m]
+		if !ok {
+			last.budget = rate.NewLimiter(rate.Every(reportSlow), reportBurst)
+		}
 		here[m] = last
-		if now.Sub(last.at) < reportEvery {
+		if now.Sub(last.at) < reportEvery || last.budget.TokensAt(now) < 1 {
 			continue
 		}
 		report, ok, err := r.own(m)
@@ -162,7 +172,11 @@ func (r *reporter) look(ctx context.Context, now time.Time) {
 			continue
 		}
 		if digest := digestOf(report); !bytes.Equal(digest, last.digest) {
-			here[m] = told{r.tell(ctx, report, digest), now}
+			last.digest, last.at = r.tell(ctx, report, digest), now
+			if last.digest != nil {
+				last.budget.AllowN(now, 1)
+			}
+			here[m] = last
 		}
 	}
 	r.told = here // what was revoked is forgotten

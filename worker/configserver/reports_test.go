@@ -88,6 +88,16 @@ func TestReporter(t *testing.T) {
 	require.Equal(t, 1, look(0))
 	require.Equal(t, "cloud", to.told[2].Instance)
 
+	// One that says something else every minute is told of with patience.
+	at, before := now, len(to.told)
+	for i := range 24 * 60 {
+		grown.Disks[0].Size = int64(30 + i)
+		hear("cloud", &grown)
+		look(time.Minute)
+	}
+	require.LessOrEqual(t, len(to.told)-before, reportBurst+int(now.Sub(at)/reportSlow)+1)
+	require.GreaterOrEqual(t, len(to.told)-before, int(now.Sub(at)/reportSlow))
+
 	require.NoError(t, reg.Revoke(peer))
 	require.Zero(t, look(2*reportEvery))
 	require.Empty(t, r.told, "what was revoked is forgotten")

@@ -96,9 +96,10 @@ func (v VaultStatus) News(m VaultMember) (VaultNews, bool) {
 }
 
 func (p Plan) names(m VaultMember) bool {
+	id := m.Machine.String() // a plan may have hundreds of machines
 	for _, g := range p.Groups {
 		for _, machine := range g.Machines {
-			if machine.Name == m.Name || machine.Name == m.Machine.String() {
+			if machine.Name == m.Name || machine.Name == id {
 				return true
 			}
 		}

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.temporal.io/api/serviceerror"
 	"go.temporal.io/api/workflowservice/v1"
 	"go.temporal.io/sdk/client"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -28,12 +30,17 @@ func TestResyncWindowIsASchedule(t *testing.T) {
 	require.NoError(t, err)
 	defer c.Close()
 	policy := api.Policy{Name: "gold", CutInterval: api.Duration(30 * time.Second), Retention: replica.DefaultRetention()}
-	apply := func(automatic bool, start string) {
-		policy.Resync = api.ResyncPolicy{Automatic: automatic, Window: api.Window{TimeZone: "Europe/Berlin", Start: start, End: "05:00"}}
-		h, err := c.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{WorkflowID: api.VaultID, UpdateName: api.VaultApplyPolicy,
-			Args: []any{api.ApplyPolicy{Policy: policy}}, WaitForStage: client.WorkflowUpdateStageCompleted})
+	vault := func(update string, in any) {
+		t.Helper()
+		h, err := c.UpdateWorkflow(ctx, client.UpdateWorkflowOptions{WorkflowID: api.VaultID, UpdateName: update,
+			Args: []any{in}, WaitForStage: client.WorkflowUpdateStageCompleted})
 		require.NoError(t, err)
 		require.NoError(t, h.Get(ctx, nil))
+	}
+	apply := func(automatic bool, start string) {
+		t.Helper()
+		policy.Resync = api.ResyncPolicy{Automatic: automatic, Window: api.Window{TimeZone: "Europe/Berlin", Start: start, End: "05:00"}}
+		vault(api.VaultApplyPolicy, api.ApplyPolicy{Policy: policy})
 	}
 	opens := func(from, to string) []string {
 		a, err := time.Parse(time.RFC3339, from)
@@ -79,6 +86,30 @@ func TestResyncWindowIsASchedule(t *testing.T) {
 	var result api.ResyncWindowResult
 	require.NoError(t, run.Get(ctx, &result))
 	require.Equal(t, "policy gold: 0 resynchronised, 0 failed, 0 paused", result.Message)
+
+	// A person pauses it: so it stays, whatever else changes, until it goes away with the
+	// window, and with the policy.
+	schedule := c.ScheduleClient().GetHandle(ctx, "resync-gold")
+	require.NoError(t, schedule.Pause(ctx, client.SchedulePauseOptions{Note: "no resync tonight"}))
+	apply(true, "03:00")
+	has("2026-01-10T12:00:00Z", "2026-01-11T12:00:00Z", "02:00", "03:00")
+	d, err := schedule.Describe(ctx)
+	require.NoError(t, err)
+	require.True(t, d.Schedule.State.Paused)
+	gone := func() {
+		t.Helper()
+		var missing *serviceerror.NotFound
+		require.Eventually(t, func() bool { _, err := schedule.Describe(ctx); return errors.As(err, &missing) }, patience, 200*time.Millisecond)
+	}
+	apply(false, "03:00")
+	gone()
+	apply(true, "04:00") // one that was deleted can be made again, and is not paused
+	has("2026-01-10T12:00:00Z", "2026-01-11T12:00:00Z", "03:00")
+	d, err = schedule.Describe(ctx)
+	require.NoError(t, err)
+	require.False(t, d.Schedule.State.Paused)
+	vault(api.VaultDeletePolicy, "gold")
+	gone()
 	require.NoError(t, p.process.Signal(syscall.SIGTERM))
 	require.NoError(t, p.end(t, stopLimit), p.out.String())
 }
