@@ -126,6 +126,33 @@ func TestChildrenAreKilled(t *testing.T) {
 	gone(t, filepath.Join(dir, "left"))
 }
 
+// TestSessionsOfTheirOwnAreKilled: in a control group nothing outlives the script, not even
+// what has left its process group, and what holds its output open does not hold it up.
+func TestSessionsOfTheirOwnAreKilled(t *testing.T) {
+	g, err := newCgroup()
+	if err != nil {
+		t.Skip("no control group can be made here: " + err.Error())
+	}
+	require.NoError(t, g.remove())
+	require.NoDirExists(t, g.dir)
+	a, dir := newActions(t)
+	script(t, dir, "leaves", "setsid sh -c 'trap \"\" TERM; echo $$ > left; touch started; sleep 600' > /dev/null 2>&1 & while ! [ -e started ]; do sleep 0.01; done", 0o700)
+	_, err = a.Script(t.Context(), input("leaves"))
+	require.NoError(t, err)
+	gone(t, filepath.Join(dir, "left"))
+
+	require.NoError(t, os.Remove(filepath.Join(dir, "started")))
+	script(t, dir, "hangs", "setsid sh -c 'trap \"\" TERM; echo $$ > left; touch started; sleep 600' & wait", 0o700)
+	begun := time.Now()
+	_, err = a.Script(untilStarted(t, dir), input("hangs"))
+	requireCode(t, err, api.CodeActionFailed)
+	require.Less(t, time.Since(begun), 2*killAfter, "SIGKILL reaches what keeps the output open")
+	gone(t, filepath.Join(dir, "left"))
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(g.dir), "drover-script-*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
 func TestPinnedScript(t *testing.T) {
 	a, dir := newActions(t)
 	script(t, dir, "ok", "echo fine", 0o700)

@@ -3,6 +3,7 @@ package action
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"os/exec"
 	"os/user"
 	"strconv"
@@ -31,24 +32,42 @@ func lowUser(name string) (*syscall.Credential, error) {
 	return &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, nil
 }
 
-// inGroup runs the command as a process group of its own, which a cancellation ends as a
+// confined runs the command as a process group of its own, which a cancellation ends as a
 // whole: SIGTERM, and after a while SIGKILL. What the command has left running when it ends
-// is ended too; call the function then.
-func inGroup(cmd *exec.Cmd, as *syscall.Credential) (after func()) {
+// is ended too; call the function then. In a control group that holds for processes that
+// have left the process group, too; where none can be made, the command does without.
+func confined(cmd *exec.Cmd, as *syscall.Credential, log *slog.Logger) (after func()) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Credential: as}
-	var kill *time.Timer
-	cmd.Cancel = func() error {
-		group := -cmd.Process.Pid
-		kill = time.AfterFunc(killAfter, func() { _ = syscall.Kill(group, syscall.SIGKILL) })
-		return syscall.Kill(group, syscall.SIGTERM)
+	all, err := newCgroup()
+	if err != nil {
+		log.Debug("a script has no control group: what leaves its process group outlives it", "error", err.Error())
+	} else {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(all.fd.Fd())
 	}
-	cmd.WaitDelay = 2 * killAfter // for what holds the output open and is not of the group
+	kill := func() {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+		if all != nil {
+			_ = all.kill()
+		}
+	}
+	var later *time.Timer
+	cmd.Cancel = func() error {
+		later = time.AfterFunc(killAfter, kill)
+		return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+	}
+	cmd.WaitDelay = 2 * killAfter // for what holds the output open and could not be ended
 	return func() {
-		if kill != nil {
-			kill.Stop()
+		if later != nil {
+			later.Stop()
 		}
 		if cmd.Process != nil {
-			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+			kill()
+		}
+		if all == nil {
+			return
+		}
+		if err := all.remove(); err != nil {
+			log.Warn("something that a script started may still run", "error", err.Error())
 		}
 	}
 }

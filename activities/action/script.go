@@ -31,7 +31,7 @@ func (a *Activities) Script(ctx context.Context, in api.ScriptInput) (api.Action
 	cmd := exec.CommandContext(ctx, path, in.Script.Args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = a.config.Scripts, out, out
 	cmd.Env = environment(in)
-	after := inGroup(cmd, a.as)
+	after := confined(cmd, a.as, a.config.Logger)
 	begun := time.Now()
 	err = cmd.Run()
 	after()

@@ -61,7 +61,8 @@ func work(address string) error {
 	}
 	defer c.Close()
 	options := worker.Options{MaxConcurrentActivityExecutionSize: slots, MaxHeartbeatThrottleInterval: service.HeartbeatThrottle,
-		DefaultHeartbeatThrottleInterval: service.HeartbeatThrottle}
+		DefaultHeartbeatThrottleInterval: service.HeartbeatThrottle,
+		MaxConcurrentWorkflowTaskPollers: service.Pollers, MaxConcurrentActivityTaskPollers: service.Pollers}
 	queue := worker.New(c, api.ControlQueue, options)
 	for _, w := range workflows.All() {
 		queue.RegisterWorkflowWithOptions(w.Func, workflow.RegisterOptions{Name: w.Name})

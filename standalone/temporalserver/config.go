@@ -121,7 +121,7 @@ func freePort() (int, error) {
 func sqliteFile(path string) (*config.SQL, error) {
 	sql := &config.SQL{
 		PluginName: sqliteplugin.PluginName, DatabaseName: path,
-		ConnectAttributes: map[string]string{"mode": "rwc", "_journal_mode": "wal", "_synchronous": "1"},
+		ConnectAttributes: map[string]string{"mode": "rwc", "journal_mode": "wal", "synchronous": "1"},
 	}
 	_, err := os.Stat(path)
 	if errors.Is(err, os.ErrNotExist) {

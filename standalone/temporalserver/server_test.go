@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -49,6 +50,7 @@ func TestWorkflowSurvivesRestart(t *testing.T) {
 	_, err = c.ExecuteWorkflow(ctx, client.StartWorkflowOptions{ID: "w", TaskQueue: "q"}, waits)
 	require.NoError(t, err)
 	c.Close()
+	require.FileExists(t, filepath.Join(opts.Dir, "temporal.sqlite-wal"), "it has a write-ahead log")
 	require.NoError(t, first.Stop())
 
 	second, err := temporalserver.Start(ctx, opts)

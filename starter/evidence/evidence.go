@@ -26,13 +26,16 @@ const (
 type Pack struct {
 	Format int `json:"format"`
 	// Run and RunID are the workflow's ids.
-	Run      string           `json:"run"`
-	RunID    string           `json:"runID"`
-	Input    api.PlanRunInput `json:"input"` // who asked for what, and why
-	State    string           `json:"state"`
-	Message  string           `json:"message,omitempty"`
-	Started  time.Time        `json:"started"`
-	Finished time.Time        `json:"finished,omitzero"`
+	Run   string           `json:"run"`
+	RunID string           `json:"runID"`
+	Input api.PlanRunInput `json:"input"` // who asked for what, and why
+	// Authenticated is who Temporal knows to have asked for it; empty where its clients do
+	// not log in. Input.By is what the client said.
+	Authenticated string    `json:"authenticated,omitempty"`
+	State         string    `json:"state"`
+	Message       string    `json:"message,omitempty"`
+	Started       time.Time `json:"started"`
+	Finished      time.Time `json:"finished,omitzero"`
 	// RTO is from the start of the run to its end, all waiting for people included.
 	RTO       Goal           `json:"rto"`
 	Plan      *api.Plan      `json:"plan,omitempty"` // as it was when the run began
@@ -56,6 +59,9 @@ type Decision struct {
 	What string    `json:"what"` // approve, reject, retry, skip, cancel
 	api.StepDecision
 	Event int64 `json:"event"` // of the history
+	// Authenticated is who Temporal knows to have sent the signal; empty where its clients
+	// do not log in, and of updates, whose events are the worker's. By is what the client said.
+	Authenticated string `json:"authenticated,omitempty"`
 	// Signal: it came as a signal, which the run may have refused.
 	Signal bool `json:"signal,omitempty"`
 }

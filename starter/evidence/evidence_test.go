@@ -224,6 +224,29 @@ func TestRunThatWasTerminated(t *testing.T) {
 	require.Equal(t, Unknown, p.RTO.Verdict)
 }
 
+// TestAuthenticated: whom Temporal has authenticated stands beside the name that was
+// given, where the event is theirs; that of an update is the worker's.
+func TestAuthenticated(t *testing.T) {
+	by := payloads(t, api.StepDecision{By: "anna"})
+	signal := &historypb.HistoryEvent{EventType: enums.EVENT_TYPE_WORKFLOW_EXECUTION_SIGNALED, Principal: &commonpb.Principal{Type: "jwt", Name: "mallory"},
+		Attributes: &historypb.HistoryEvent_WorkflowExecutionSignaledEventAttributes{WorkflowExecutionSignaledEventAttributes: &historypb.WorkflowExecutionSignaledEventAttributes{
+			SignalName: api.PlanApprove, Input: by}}}
+	update := &historypb.HistoryEvent{EventType: enums.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED, Principal: &commonpb.Principal{Type: "jwt", Name: "worker"},
+		Attributes: &historypb.HistoryEvent_WorkflowExecutionUpdateAcceptedEventAttributes{WorkflowExecutionUpdateAcceptedEventAttributes: &historypb.WorkflowExecutionUpdateAcceptedEventAttributes{
+			AcceptedRequest: &updatepb.Request{Input: &updatepb.Input{Name: api.PlanApprove, Args: by}}}}}
+	h := events(t, api.WorkflowRecoveryPlan, signal, update)
+	h.Events[0].Principal = &commonpb.Principal{Type: "jwt", Name: "ben"}
+	p, _, err := Read("plan-shop-9", h)
+	require.NoError(t, err)
+	require.Equal(t, "jwt ben", p.Authenticated)
+	require.Equal(t, "jwt mallory", p.Decisions[0].Authenticated)
+	require.Empty(t, p.Decisions[1].Authenticated)
+	var page strings.Builder
+	require.NoError(t, p.Markdown(&page))
+	require.Contains(t, page.String(), "| asked for by | anna, authenticated as jwt ben |")
+	require.Contains(t, page.String(), "| anna, authenticated as jwt mallory | approve (signal) |")
+}
+
 func TestWhatIsNoRun(t *testing.T) {
 	_, _, err := Read("x", events(t, api.WorkflowVault))
 	require.ErrorIs(t, err, ErrNotARun)

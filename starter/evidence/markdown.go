@@ -73,7 +73,7 @@ func (m *markdown) head(p *Pack) {
 	m.line("# Evidence: %s, %s\n", p.Input.Plan, p.Input.Kind)
 	m.table("", "")
 	m.cells("run", p.Run)
-	m.cells("asked for by", or(p.Input.By, "-"))
+	m.cells("asked for by", who(p.Input.By, p.Authenticated))
 	m.cells("why", or(p.Input.Reason, "-"))
 	if p.Input.Network != "" {
 		m.cells("network", p.Input.Network)
@@ -118,9 +118,17 @@ func (m *markdown) decisions(p *Pack) {
 		if d.Signal {
 			what += " (signal)"
 		}
-		m.cells(at(d.Time), or(d.By, "-"), what, or(d.Step, "the one that waited"), or(d.Note, "-"))
+		m.cells(at(d.Time), who(d.By, d.Authenticated), what, or(d.Step, "the one that waited"), or(d.Note, "-"))
 	}
 	m.line("")
+}
+
+// who says by which name somebody came, and whom Temporal has authenticated.
+func who(by, authenticated string) string {
+	if authenticated == "" {
+		return or(by, "-")
+	}
+	return or(by, "-") + ", authenticated as " + authenticated
 }
 
 func (m *markdown) steps(p *Pack) {

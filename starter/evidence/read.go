@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	commonpb "go.temporal.io/api/common/v1"
 	enums "go.temporal.io/api/enums/v1"
@@ -70,7 +71,7 @@ func (r *reader) event(e *historypb.HistoryEvent) error {
 		if a.GetWorkflowType().GetName() != api.WorkflowRecoveryPlan {
 			return fmt.Errorf("%w but of a %s", ErrNotARun, a.GetWorkflowType().GetName())
 		}
-		r.pack.Started, r.pack.RunID = at, a.GetOriginalExecutionRunId()
+		r.pack.Started, r.pack.RunID, r.pack.Authenticated = at, a.GetOriginalExecutionRunId(), authenticated(e)
 		return decode(a.GetInput(), &r.pack.Input)
 	case enums.EVENT_TYPE_WORKFLOW_EXECUTION_UPDATE_ACCEPTED:
 		in := e.GetWorkflowExecutionUpdateAcceptedEventAttributes().GetAcceptedRequest().GetInput()
@@ -101,11 +102,19 @@ func (r *reader) decision(e *historypb.HistoryEvent, what string, args *commonpb
 		return nil
 	}
 	d := Decision{Time: e.GetEventTime().AsTime(), What: what, Event: e.GetEventId(), Signal: signal}
+	if signal {
+		d.Authenticated = authenticated(e)
+	}
 	if err := decode(args, &d.StepDecision); err != nil {
 		return err
 	}
 	r.pack.Decisions = append(r.pack.Decisions, d)
 	return nil
+}
+
+// authenticated is whose call made the event, as Temporal's own authorizer has found out.
+func authenticated(e *historypb.HistoryEvent) string {
+	return strings.TrimSpace(e.GetPrincipal().GetType() + " " + e.GetPrincipal().GetName())
 }
 
 // failed takes what a run that failed says of itself: its status is the failure's detail.

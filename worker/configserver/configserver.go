@@ -43,10 +43,6 @@ import (
 // adminLook bounds the look whether the admin socket answers.
 const adminLook = time.Second
 
-// heartbeatEvery is how often heartbeats are sent at most: what a dying worker has
-// not sent, the next one does not know.
-const heartbeatEvery = 2 * time.Second
-
 // maxActivities bounds the activities at once. Most only wait, for an agent to call or a
 // machine's action to end: each of a namespace's machines may have two.
 const maxActivities = 5000
@@ -110,7 +106,7 @@ func (s *server) connect(metrics prometheus.Registerer) (err error) {
 		Address: c.Temporal.Address, Namespace: c.Temporal.Namespace,
 		Queue: api.ControlQueue, Identity: c.Name, Logger: s.log, Metrics: metrics,
 		Prepare: s.registerSearchAttributes, Started: startVault,
-		Worker: sdkworker.Options{MaxConcurrentActivityExecutionSize: maxActivities, MaxHeartbeatThrottleInterval: heartbeatEvery, Interceptors: []interceptor.WorkerInterceptor{
+		Worker: sdkworker.Options{MaxConcurrentActivityExecutionSize: maxActivities, Interceptors: []interceptor.WorkerInterceptor{
 			service.Beating(api.ActMachineAction, api.ActAwaitAgent, api.ActCheckNetwork, api.ActCreateMachine,
 				api.ActStartMachine, api.ActCheckMachine, api.ActStopMachine, api.ActDeleteMachine, api.ActCommitMachine,
 				api.ActAcquireRelay, api.ActReleaseRelay),

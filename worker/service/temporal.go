@@ -24,6 +24,9 @@ const (
 	// HeartbeatThrottle: heartbeats go out at most this seldom, because operators
 	// watch them.
 	HeartbeatThrottle = 2 * time.Second
+	// Pollers are how many ask for tasks of a kind at once. A task that nobody is asking for
+	// just then goes through Temporal's database, and with the SDK's two most of many do.
+	Pollers = 8
 )
 
 // Temporal is a program's connection to Temporal and its worker. The program
@@ -62,6 +65,7 @@ func NewTemporal(c TemporalConfig) (*Temporal, error) {
 	}
 	c.Worker.Identity = c.Identity
 	c.Worker.WorkerStopTimeout = stopActivities
+	c.Worker.MaxConcurrentWorkflowTaskPollers, c.Worker.MaxConcurrentActivityTaskPollers = Pollers, Pollers
 	c.Worker.MaxHeartbeatThrottleInterval = HeartbeatThrottle
 	c.Worker.DefaultHeartbeatThrottleInterval = HeartbeatThrottle
 	t := &Temporal{Client: cl, config: c}
