@@ -1,7 +1,9 @@
 // Command uipictures goes through the Temporal UI of a demo as a person does, in a
 // headless Chromium, and keeps pictures of it for docs/temporal-ui.md: it opens a machine,
 // pauses it with a signal, filters the list, asks for what is refused and resumes the
-// machine with updates, and approves the waiting step of a plan's run.
+// machine with updates; it gives the vault a policy with a resync window, and pauses,
+// resumes and triggers the schedule of the window; it starts a test of a plan, and approves
+// the step at which the run waits.
 package main
 
 import (
@@ -27,8 +29,8 @@ import (
 
 // Bounds of a visit.
 const (
-	limit   = 5 * time.Minute         // of all of it
-	appears = 20 * time.Second        // until a page shows what is waited for
+	limit   = 15 * time.Minute        // of all of it
+	appears = time.Minute             // until a page shows what is waited for
 	look    = 200 * time.Millisecond  // between two looks
 	settle  = 1500 * time.Millisecond // until a page does not move any more
 )
@@ -43,10 +45,10 @@ func main() {
 	ui := flag.String("ui", "", "address of the Temporal UI, e.g. http://127.0.0.1:8233")
 	out := flag.String("out", "docs/pictures", "directory of the pictures")
 	machine := flag.String("machine", "app-1", "name of a protected machine")
-	run := flag.String("run", "", "workflow id of a plan's run that waits at a manual step; empty: leave that out")
+	plan := flag.String("plan", "shop", "name of a plan whose test waits at a manual step")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	err := visit(ctx, *ui, *out, *machine, *run)
+	err := visit(ctx, *ui, *out, *machine, *plan)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "uipictures:", err)
@@ -62,7 +64,7 @@ type visitor struct {
 	base string // of the pages of the namespace
 }
 
-func visit(ctx context.Context, ui, out, machine, run string) error {
+func visit(ctx context.Context, ui, out, machine, plan string) error {
 	if ui == "" {
 		return errors.New("--ui is missing: `make demo KEEP=1` prints the address")
 	}
@@ -77,13 +79,14 @@ func visit(ctx context.Context, ui, out, machine, run string) error {
 	ctx, cancel = chromedp.NewContext(ctx)
 	defer cancel()
 	v := &visitor{ctx: ctx, ui: ui, out: out, base: ui + "/namespaces/" + client.DefaultNamespace}
-	if err := v.machine(machine); err != nil {
-		return err
+	for _, do := range []func() error{
+		func() error { return v.machine(machine) }, v.schedule, func() error { return v.run(plan) },
+	} {
+		if err := do(); err != nil {
+			return err
+		}
 	}
-	if run == "" {
-		return nil
-	}
-	return v.plan(run)
+	return nil
 }
 
 // machine looks at a machine, pauses and resumes it.
@@ -105,15 +108,114 @@ func (v *visitor) machine(name string) error {
 	)
 }
 
-// plan approves the step of a run that waits.
-func (v *visitor) plan(run string) error {
+// nights is a policy that resynchronises by night.
+const nights = `{"by": "anna", "policy": {"name": "nights", "rpoThreshold": "15m", "cutInterval": "30s", ` +
+	`"retention": {"keep": "24h"}, "resync": {"automatic": true, "atOnce": 4, "window": {"timeZone": "Europe/Berlin", "start": "22:00", "end": "06:00"}}}}`
+
+// schedule has the vault take a policy, and pauses, resumes and triggers the schedule of
+// its resync window.
+func (v *visitor) schedule() error {
+	page := "/schedules/resync-nights"
+	if err := v.send("/workflows/"+api.VaultID, "update", api.VaultApplyPolicy, nights, "policy-apply"); err != nil {
+		return err
+	}
+	err := v.until("the schedule", func() (bool, error) {
+		status, err := v.get(page, nil)
+		return status == http.StatusOK, err
+	})
+	return errors.Join(
+		err,
+		v.see("/schedules", "schedules"),
+		v.reasoned(page, "Pause", "the storage is slow tonight", "schedule-pause"),
+		v.see(page, "schedule-paused"),
+		v.reasoned(page, "Unpause", "the storage is well", ""),
+		v.trigger(page, "schedule-trigger"),
+		v.await(fmt.Sprintf(`WorkflowType=%q AND ExecutionStatus="Completed"`, api.WorkflowResyncWindow)),
+		v.see(page, "schedule-runs"),
+	)
+}
+
+// reasoned presses a schedule's button, gives the reason, and keeps a picture of it.
+func (v *visitor) reasoned(page, button, reason, picture string) error {
+	err := v.open(page)
+	if err == nil {
+		err = v.click("main button", button)
+	}
+	if err == nil {
+		err = chromedp.Run(v.ctx, chromedp.SendKeys("#pause-reason", reason, chromedp.NodeVisible), chromedp.Sleep(settle))
+	}
+	if err == nil && picture != "" {
+		err = v.picture(picture)
+	}
+	if err == nil {
+		err = v.click("dialog[open] [data-testid=confirm-modal-button]", "")
+	}
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", button, page, err)
+	}
+	return nil
+}
+
+// trigger starts the schedule's workflow now, and keeps a picture of the dialog.
+func (v *visitor) trigger(page, picture string) error {
+	err := v.open(page)
+	if err == nil {
+		err = v.click("[aria-label='Schedule Actions']", "")
+	}
+	if err == nil {
+		err = v.click("[data-testid=trigger-schedule]", "")
+	}
+	if err == nil {
+		err = errors.Join(chromedp.Run(v.ctx, chromedp.Sleep(settle)), v.picture(picture))
+	}
+	if err == nil {
+		err = v.click("dialog[open] [data-testid=confirm-modal-button]", "")
+	}
+	if err != nil {
+		return fmt.Errorf("trigger %s: %w", page, err)
+	}
+	return nil
+}
+
+// run starts a test of the plan, and approves the step at which it waits.
+func (v *visitor) run(plan string) error {
+	run := "plan-" + plan + "-by-hand"
+	form := url.Values{"workflowId": {run}, "taskQueue": {api.ControlQueue}, "workflowType": {api.WorkflowRecoveryPlan}}
+	err := v.open("/workflows/start-workflow?" + form.Encode())
+	if err == nil {
+		in := fmt.Sprintf(`{"plan": %q, "kind": "test", "by": "anna", "reason": "a drill by night", "cleanAfter": "10m"}`, plan)
+		err = errors.Join(v.click(".cm-content", ""), chromedp.Run(v.ctx, chromedp.KeyEvent(in), chromedp.Sleep(settle)), v.picture("run-start"))
+	}
+	if err == nil {
+		err = v.click("[data-testid=start-workflow-button]", "")
+	}
+	if err != nil {
+		return fmt.Errorf("start a run: %w", err)
+	}
 	page := "/workflows/" + run
 	return errors.Join(
+		v.waits(run),
 		v.see(page, "plan-waits"),
 		v.send(page, "signal", api.PlanApprove, `{"by":"anna","note":"the database answers"}`, "plan-approve"),
 		v.await(fmt.Sprintf(`WorkflowId=%q AND ExecutionStatus="Completed"`, run)),
 		v.see(page, "plan-done"),
 	)
+}
+
+// waits waits until the run does, for a person: nothing is pending any more.
+func (v *visitor) waits(run string) error {
+	var w struct {
+		PendingActivities []any
+	}
+	still := 0
+	return v.until(run+" waiting", func() (bool, error) {
+		w.PendingActivities = nil
+		status, err := v.get("/workflows/"+run, &w)
+		if still++; status != http.StatusOK || len(w.PendingActivities) > 0 {
+			still = 0
+		}
+		return still > int(settle/look), err
+	})
 }
 
 // tab keeps a picture of a tab of a workflow's page.
@@ -224,21 +326,12 @@ func (v *visitor) await(query string) error {
 }
 
 func (v *visitor) query(query string) ([]string, error) {
-	r, err := http.NewRequestWithContext(v.ctx, http.MethodGet, strings.Replace(v.base, "/namespaces/", "/api/v1/namespaces/", 1)+"/workflows?query="+url.QueryEscape(query), nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := http.DefaultClient.Do(r)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = resp.Body.Close() }() // only read
 	var list struct {
 		Executions []struct {
 			Execution struct{ WorkflowID string }
 		}
 	}
-	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
+	if _, err := v.get("/workflows?query="+url.QueryEscape(query), &list); err != nil {
 		return nil, err
 	}
 	ids := make([]string, 0, len(list.Executions))
@@ -246,6 +339,23 @@ func (v *visitor) query(query string) ([]string, error) {
 		ids = append(ids, e.Execution.WorkflowID)
 	}
 	return ids, nil
+}
+
+// get asks the API behind the page, and gives the status.
+func (v *visitor) get(page string, out any) (int, error) {
+	r, err := http.NewRequestWithContext(v.ctx, http.MethodGet, strings.Replace(v.base, "/namespaces/", "/api/v1/namespaces/", 1)+page, nil)
+	if err != nil {
+		return 0, err
+	}
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = resp.Body.Close() }() // only read
+	if out == nil || resp.StatusCode != http.StatusOK {
+		return resp.StatusCode, nil
+	}
+	return resp.StatusCode, json.NewDecoder(resp.Body).Decode(out)
 }
 
 func (v *visitor) until(what string, done func() (bool, error)) error {

@@ -212,3 +212,48 @@ func TestYearsOfALife(t *testing.T) {
 	t.Logf("%d years: %d points, %d resyncs, %d failovers; about %d events in %d runs, at most %d in one",
 		*years, l.points, l.status.Resyncs, l.status.Failovers, l.events, l.runs, l.longest)
 }
+
+// TestAMonthOfAnAction: while an action runs the entity does not continue as new. What it
+// is told meanwhile, as often as it can be, stays far below what Temporal bears: a report of
+// its agent every two hours and twelve more, the same of the vault every six hours, a change
+// in vCenter every day (worker/configserver, reportSlow and vaultSeldom).
+func TestAMonthOfAnAction(t *testing.T) {
+	const day, mostEvents, share = 24 * time.Hour, 51_200, 20 // of the most a twentieth
+	w := newWorld(t)
+	w.slow = true
+	l := &life{t: t}
+	l.count(w)
+	signals := 0
+	every := func(d time.Duration, signal string, arg func(n int) any) {
+		for n := range int(30 * day / d) {
+			w.RegisterDelayedCallback(func() { signals++; w.SignalWorkflow(signal, arg(n)) }, 2*time.Hour+time.Duration(n)*d)
+		}
+	}
+	ask := func(at time.Duration, action string) *reply {
+		out := &reply{}
+		w.RegisterDelayedCallback(func() { w.UpdateWorkflow(action, action, out, api.ActionRequest{RequestID: action}) }, at)
+		return out
+	}
+	resync := ask(time.Hour, api.ActionResync)
+	report := func(n int) any { return api.AgentReport{Machine: testVM().Machine, Hostname: fmt.Sprint(n)} }
+	every(2*time.Hour, api.SignalAgent, report)
+	every(30*day/12, api.SignalAgent, report)
+	every(6*time.Hour, api.SignalVault, func(int) any {
+		p := testInput().Policy
+		p.RPOThreshold++
+		return api.VaultNews{Policy: p, PolicyHash: "new"}
+	})
+	every(day, api.SignalInventory, func(n int) any { vm := testVM(); vm.Host = fmt.Sprint(n); return vm })
+	w.RegisterDelayedCallback(func() {
+		require.Equal(t, api.StateResyncing, w.status().State)
+		events := l.events + 4*signals // each with the three of a workflow task
+		t.Log(events, "events")
+		require.Less(t, events, mostEvents/share)
+		w.finish()
+	}, 33*day)
+	end := ask(34*day, api.ActionUnprotect)
+	w.ExecuteWorkflow(api.WorkflowMachine, testInput())
+	require.NoError(t, w.GetWorkflowError())
+	require.NoError(t, resync.err)
+	require.NoError(t, end.err)
+}

@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -87,6 +88,7 @@ type player struct {
 	workers []worker.Worker
 	runs    int
 	acts    int
+	looks   atomic.Int32 // of resync windows
 }
 
 func plan() api.Plan {
@@ -114,6 +116,7 @@ func newPlayer(ctx context.Context, address string) (*player, error) {
 			w.RegisterWorkflowWithOptions(named.Func, workflow.RegisterOptions{Name: named.Name})
 		}
 		model.Register(w, p.act, p.status)
+		p.answer(w)
 		if err := w.Start(); err != nil {
 			return nil, err
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -53,7 +54,7 @@ func (p *player) play(ctx context.Context) error {
 			return fmt.Errorf("scene %d, %s: %w", i+1, s.in.Kind, err)
 		}
 	}
-	return p.alone(ctx)
+	return errors.Join(p.others(ctx), p.alone(ctx))
 }
 
 func (p *player) scene(ctx context.Context, s scene) error {
