@@ -128,7 +128,7 @@ e2e: setup build ## the whole cycle, and every process killed once
 	DROVER_BIN=$(abspath $(BIN)) go test -count=1 -timeout 20m -v ./tests/e2e/...
 
 .PHONY: histories
-histories: setup build ## record the histories that the replay tests replay, from a demo, from a run with crashes, and of states that neither comes to
+histories: setup build ## record the histories that the replay tests replay (move the old ones aside first, they are to replay too), from a demo, from a run with crashes, and of states that neither comes to
 	$(BIN)/drover-demo --dir /tmp/drover-histories --bin $(BIN) --histories tests/replay/testdata/cycle
 	rm -rf /tmp/drover-histories
 	DROVER_BIN=$(abspath $(BIN)) DROVER_HISTORIES=$(abspath tests/replay/testdata/killed) go test -count=1 -timeout 20m -run TestEveryProcessIsKilled ./tests/e2e/
