@@ -34,10 +34,10 @@ func failed(code string, cause error, format string, args ...any) error {
 	return activityerr.Wrap(code, cause, "%s", text)
 }
 
-// isCode reports whether the error has the code.
-func isCode(err error, code string) bool {
+// isNotFound reports whether what was looked for is not there.
+func isNotFound(err error) bool {
 	var app *temporal.ApplicationError
-	return errors.As(err, &app) && app.Type() == code
+	return errors.As(err, &app) && app.Type() == api.CodeNotFound
 }
 
 // messageOf is the text of an error of ours.

@@ -34,7 +34,7 @@ func (a *Activities) CheckLocation(ctx context.Context, in api.MakeVMInput) erro
 	if in.At == nil || in.At.OnlyIfGone {
 		ref := api.VMRef{VCenter: in.VM.VCenter, InstanceUUID: in.VM.InstanceUUID}
 		err := a.onVM(ctx, ref, func(*session, *object.VirtualMachine) error { return nil })
-		if err == nil || !isCode(err, api.CodeNotFound) {
+		if err == nil || !isNotFound(err) {
 			return err
 		}
 		if in.At == nil {
@@ -202,15 +202,15 @@ func (s *session) madeOf(ctx context.Context, props mo.VirtualMachine, in api.Ma
 func (s *session) madeBy(ctx context.Context, machine ident.MachineID, run string, patient bool) (*object.VirtualMachine, error) {
 	instance := instanceOf(machine, run, "instance")
 	vm, err := s.byInstance(ctx, instance)
-	if isCode(err, api.CodeNotFound) && patient {
+	if isNotFound(err) && patient {
 		if err := s.awaitMaking(ctx); err != nil {
 			return nil, err
 		}
-		if vm, err = s.byInstance(ctx, instance); isCode(err, api.CodeNotFound) {
+		if vm, err = s.byInstance(ctx, instance); isNotFound(err) {
 			return nil, s.noOther(ctx, run)
 		}
 	}
-	if isCode(err, api.CodeNotFound) {
+	if isNotFound(err) {
 		return nil, nil
 	}
 	if err != nil {
