@@ -20,7 +20,7 @@ groups:
   - name: database
     machines: [{name: db-1}]
   - name: application
-    machines: [{name: app-1}]
+    machines: [{name: app-1, location: {datastore: local-2, name: app-1-back}}]
 `
 
 // kill ends a process as a crash does, and starts it again.
@@ -144,8 +144,14 @@ func TestEveryProcessIsKilled(t *testing.T) {
 	}
 	begun = time.Now()
 	results = w.run("failback", func() { w.kill(w.MasterTarget); w.kill(w.ConfigServer) })
-	for _, name := range names {
-		w.booted(name, w.vms[name].BIOSUUID, results[name], begun)
+	status, err := w.Status(w.ctx)
+	require.NoError(t, err)
+	made := status["app-1"].Machine
+	require.Equal(t, "app-1-back", made.VM.Name, "the plan has it made anew")
+	require.NotEqual(t, w.vms["app-1"].BIOSUUID, made.VM.BIOSUUID)
+	require.Equal(t, w.vms["app-1"].InstanceUUID, made.Former[0].InstanceUUID)
+	for name, instance := range map[string]string{"db-1": w.vms["db-1"].BIOSUUID, "app-1": made.VM.BIOSUUID} {
+		w.booted(name, instance, results[name], begun)
 	}
 	w.run("reenable", func() { w.kill(w.ProcessServer); w.kill(w.ConfigServer) })
 	w.await(api.StateProtected, names...)

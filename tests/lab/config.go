@@ -69,7 +69,7 @@ func (l *Lab) storage(store, cache string) string {
 
 func (l *Lab) vcenterSpec() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "user: drover\npassword: %q\nmasterTarget: {name: %s}\nvms:\n", VCenterPassword, MasterTargetName)
+	fmt.Fprintf(&b, "user: drover\npassword: %q\nmasterTarget: {name: %s}\ndatastores: [%s]\nvms:\n", VCenterPassword, MasterTargetName, OtherDatastore)
 	for _, vm := range l.VMs {
 		fmt.Fprintf(&b, "  - name: %s\n    cpus: 2\n    memoryMB: 2048\n    disks:\n", vm.Name)
 		for _, d := range vm.Disks {

@@ -127,7 +127,7 @@ func (g *guests) pass(ctx context.Context, power *power) error {
 
 // powered lists the machines that are on, with their disks.
 func (g *guests) powered(ctx context.Context, power *power) (map[string]*machine, error) {
-	on, err := power.on(ctx)
+	on, err := power.on(ctx, g.lab.Path("vcenter"))
 	if err != nil {
 		return nil, err
 	}
@@ -136,7 +136,7 @@ func (g *guests) powered(ctx context.Context, power *power) (map[string]*machine
 	for _, vm := range g.lab.VCenter.VMs {
 		id := ident.NewMachineID(g.lab.VCenter.UUID, vm.InstanceUUID)
 		ids[id.String()] = vm.Name
-		if !on[vm.InstanceUUID] {
+		if _, is := on[vm.InstanceUUID]; !is {
 			continue
 		}
 		m := &machine{name: vm.Name, instance: vm.BIOSUUID}
@@ -144,6 +144,11 @@ func (g *guests) powered(ctx context.Context, power *power) (map[string]*machine
 			m.disks = append(m.disks, bootDisk{ident.NewDiskID(id, d.BackingUUID), d.BackingUUID, d.Path})
 		}
 		want[m.instance] = m
+	}
+	for _, vm := range on {
+		if vm.machine != "" {
+			want[vm.bios] = &machine{name: ids[vm.machine], instance: vm.bios, disks: vm.disks}
+		}
 	}
 	cloud, err := g.lab.TargetMachines()
 	if err != nil {

@@ -74,6 +74,7 @@ const (
 	VCenterName       = "vc-1"
 	ProcessServerName = "ps-1"
 	MasterTargetName  = "mt-1"
+	OtherDatastore    = "local-2" // beside that of the VMs
 	Network           = "prod"
 	Subnet            = "servers"
 	TestNetwork       = "sandbox"

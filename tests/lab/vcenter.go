@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"strings"
 
 	"github.com/vmware/govmomi"
+	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/view"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 
+	"drover/datapath/ident"
 	"drover/tests/vsim"
 )
 
@@ -69,21 +72,54 @@ func newPower(ctx context.Context, address string) (*power, error) {
 	return &power{client}, err
 }
 
-func (p *power) on(ctx context.Context) (map[string]bool, error) {
+// switched is a VM that is on.
+type switched struct {
+	bios    string
+	machine string // whose it is, for one that Drover made
+	disks   []bootDisk
+}
+
+// on gives the VMs that are on, by instance uuid; dir is the vCenter's.
+func (p *power) on(ctx context.Context, dir string) (map[string]switched, error) {
 	all, err := view.NewManager(p.client.Client).CreateContainerView(ctx, p.client.ServiceContent.RootFolder, []string{"VirtualMachine"}, true)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = all.Destroy(context.WithoutCancel(ctx)) }()
 	var vms []mo.VirtualMachine
-	if err := all.Retrieve(ctx, []string{"VirtualMachine"}, []string{"config.instanceUuid", "runtime.powerState"}, &vms); err != nil {
+	if err := all.Retrieve(ctx, []string{"VirtualMachine"}, []string{"config", "runtime.powerState"}, &vms); err != nil {
 		return nil, err
 	}
-	on := map[string]bool{}
+	on := map[string]switched{}
 	for _, vm := range vms {
 		if vm.Config != nil && vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn {
-			on[vm.Config.InstanceUuid] = true
+			on[vm.Config.InstanceUuid] = made(dir, vm.Config)
 		}
 	}
 	return on, nil
+}
+
+// made is what a VM that Drover made says of itself; nothing for others.
+func made(dir string, c *types.VirtualMachineConfigInfo) switched {
+	out, ids := switched{bios: c.Uuid}, map[string]string{}
+	for _, o := range c.ExtraConfig {
+		v := o.GetOptionValue()
+		text, _ := v.Value.(string)
+		if v.Key == "drover.machine" {
+			out.machine, _, _ = strings.Cut(text, " ")
+		}
+		if backing, ok := strings.CutPrefix(v.Key, "drover.disk."); ok {
+			ids[backing] = text
+		}
+	}
+	for _, d := range object.VirtualDeviceList(c.Hardware.Device).SelectByType((*types.VirtualDisk)(nil)) {
+		b, ok := d.GetVirtualDevice().Backing.(*types.VirtualDiskFlatVer2BackingInfo)
+		if !ok {
+			continue
+		}
+		if id, err := ident.ParseDiskID(ids[b.Uuid]); err == nil {
+			out.disks = append(out.disks, bootDisk{id, b.Uuid, vsim.FlatFile(dir, b.FileName)})
+		}
+	}
+	return out
 }

@@ -185,10 +185,10 @@ func (s *Sim) mount(ctx context.Context, host *object.HostSystem) error {
 		return err
 	}
 	for _, name := range append([]string{datastoreName}, s.spec.Datastores...) {
-		if err := os.MkdirAll(s.datastore(name), 0o755); err != nil {
+		if err := os.MkdirAll(datastore(s.dir, name), 0o755); err != nil {
 			return err
 		}
-		if _, err := system.CreateLocalDatastore(ctx, name, s.datastore(name)); err != nil {
+		if _, err := system.CreateLocalDatastore(ctx, name, datastore(s.dir, name)); err != nil {
 			return err
 		}
 	}
@@ -196,11 +196,11 @@ func (s *Sim) mount(ctx context.Context, host *object.HostSystem) error {
 }
 
 // datastore is the directory of a datastore.
-func (s *Sim) datastore(name string) string {
+func datastore(dir, name string) string {
 	if name == datastoreName {
-		return filepath.Join(s.dir, "datastore")
+		return filepath.Join(dir, "datastore")
 	}
-	return filepath.Join(s.dir, "datastore-"+name)
+	return filepath.Join(dir, "datastore-"+name)
 }
 
 // create makes a VM with disks of full size, and powers it on.
@@ -327,5 +327,12 @@ func (s *Sim) flatFile(name string) (string, error) {
 	if !p.FromString(name) || !filepath.IsLocal(p.Datastore) || !filepath.IsLocal(p.Path) || !strings.HasSuffix(p.Path, ".vmdk") {
 		return "", fmt.Errorf("disk backing %q is on no datastore of ours", name)
 	}
-	return filepath.Join(s.datastore(p.Datastore), strings.TrimSuffix(p.Path, ".vmdk")+"-flat.vmdk"), nil
+	return FlatFile(s.dir, name), nil
+}
+
+// FlatFile is where that file is, below the vCenter's directory.
+func FlatFile(dir, name string) string {
+	var p object.DatastorePath
+	p.FromString(name)
+	return filepath.Join(datastore(dir, p.Datastore), strings.TrimSuffix(p.Path, ".vmdk")+"-flat.vmdk")
 }
