@@ -80,7 +80,7 @@ func visit(ctx context.Context, ui, out, machine, plan string) error {
 	defer cancel()
 	v := &visitor{ctx: ctx, ui: ui, out: out, base: ui + "/namespaces/" + client.DefaultNamespace}
 	for _, do := range []func() error{
-		func() error { return v.machine(machine) }, v.schedule, func() error { return v.run(plan) },
+		func() error { return v.machine(machine) }, func() error { return v.run(plan) }, v.schedule,
 	} {
 		if err := do(); err != nil {
 			return err
@@ -110,7 +110,7 @@ func (v *visitor) machine(name string) error {
 
 // nights is a policy that resynchronises by night.
 const nights = `{"by": "anna", "policy": {"name": "nights", "rpoThreshold": "15m", "cutInterval": "30s", ` +
-	`"retention": {"keep": "24h"}, "resync": {"automatic": true, "atOnce": 4, "window": {"timeZone": "Europe/Berlin", "start": "22:00", "end": "06:00"}}}}`
+	`"retention": {"keep": 86400000000000}, "resync": {"automatic": true, "atOnce": 4, "window": {"timeZone": "Europe/Berlin", "start": "22:00", "end": "06:00"}}}}`
 
 // schedule has the vault take a policy, and pauses, resumes and triggers the schedule of
 // its resync window.
@@ -139,10 +139,13 @@ func (v *visitor) schedule() error {
 func (v *visitor) reasoned(page, button, reason, picture string) error {
 	err := v.open(page)
 	if err == nil {
-		err = v.click("main button", button)
+		err = v.click("button", button)
 	}
 	if err == nil {
-		err = chromedp.Run(v.ctx, chromedp.SendKeys("#pause-reason", reason, chromedp.NodeVisible), chromedp.Sleep(settle))
+		err = v.click("dialog[open] input", "")
+	}
+	if err == nil {
+		err = chromedp.Run(v.ctx, chromedp.KeyEvent(reason), chromedp.Sleep(settle))
 	}
 	if err == nil && picture != "" {
 		err = v.picture(picture)
@@ -294,7 +297,7 @@ func (v *visitor) send(page, kind, name, data, picture string) error {
 func (v *visitor) click(selector, text string) error {
 	script := fmt.Sprintf(`(() => {
 		for (const e of document.querySelectorAll(%q)) {
-			if (e.checkVisibility() && [e.textContent.trim(), ""].includes(%q)) { e.click(); if (e.isContentEditable) e.focus(); return true }
+			if (e.checkVisibility() && [e.textContent.trim(), ""].includes(%q)) { e.click(); if (e.isContentEditable || e.tagName == "INPUT") e.focus(); return true }
 		}
 		return false
 	})()`, selector, text)
