@@ -394,6 +394,11 @@ func TestWatchSeesWhoseVMItIs(t *testing.T) {
 	w := newWide(t)
 	in := w.anew(t, "db-1")
 	w.destroy(t, "db-1")
+	// The simulator shows a VM while it is still making it: it is made before the watch, and
+	// is told whose it is by the next try.
+	w.sim.FailTask("ReconfigVM_Task", &types.TaskInProgress{})
+	_, err := w.MakeVM(t.Context(), in)
+	require.Error(t, err)
 	reports := make(chan api.WatchReport, 100)
 	w.config.Tell = func(_ context.Context, _ string, r api.WatchReport) error { reports <- r; return nil }
 	ctx, stop := context.WithCancel(t.Context())

@@ -2,6 +2,7 @@ package scale
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -82,18 +83,19 @@ func work(address string) error {
 		return err
 	}
 	defer queue.Stop()
-	if path := os.Getenv(asProfiled); path != "" {
-		f, err := os.Create(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		if err := pprof.StartCPUProfile(f); err != nil {
-			return err
-		}
-		defer pprof.StopCPUProfile()
+	path := os.Getenv(asProfiled)
+	if path == "" {
+		return host.Run(worker.InterruptCh())
 	}
-	return host.Run(worker.InterruptCh())
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err = pprof.StartCPUProfile(f); err == nil {
+		err = host.Run(worker.InterruptCh())
+		pprof.StopCPUProfile()
+	}
+	return errors.Join(err, f.Close())
 }
 
 func answers[In, Out any](r worker.Registry, name string, f func(In) Out) {
