@@ -4,20 +4,20 @@ import (
 	"context"
 	"encoding/binary"
 	"log/slog"
-	"math/bits"
 	"math/rand/v2"
 	"os"
 	"sync"
 	"time"
 
-	"drover/agent/disk"
 	"drover/agent/tracker"
+	"drover/agent/tracker/changes"
+	"drover/agent/tracker/reading"
 	"drover/agent/tracker/scan"
 	"drover/datapath/changeset"
 	"drover/datapath/checksum"
 )
 
-// writer changes random blocks of a disk in a burst every second, if its rate is not 0,
+// writer changes random blocks of a disk all the time, if its rate is not 0,
 // and is the tracker that knows which: the path from a dirty block to the replica is
 // measured, not the search for it. It stands for the trackers that are told of writes,
 // which need a block device; our disks here are files in memory, as those of the peers.
@@ -34,13 +34,16 @@ type writer struct {
 	begin chan struct{} // closed then
 
 	mu    sync.Mutex
-	dirty []uint64
+	dirty changes.Bitmap
 }
 
 func newWriter(path string, size int64, rate int, lasts time.Duration) *writer {
 	return &writer{Tracker: scan.New(), path: path, size: size, rate: rate, lasts: lasts, begin: make(chan struct{}),
-		dirty: make([]uint64, (checksum.Blocks(size)+63)/64)}
+		dirty: make(changes.Bitmap, changes.Words(size))}
 }
+
+// writeEvery is the time between two small bursts of writes.
+const writeEvery = 10 * time.Millisecond
 
 // run writes, for as long as it shall.
 func (w *writer) run(ctx context.Context) {
@@ -60,10 +63,10 @@ func (w *writer) run(ctx context.Context) {
 	defer func() { _ = f.Close() }()
 	rnd := rand.New(rand.NewPCG(1, 2))
 	block := make([]byte, checksum.BlockSize)
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(writeEvery)
 	defer tick.Stop()
 	for end := time.Now().Add(w.lasts); time.Now().Before(end) && ctx.Err() == nil; <-tick.C {
-		for range w.rate {
+		for range w.rate / int(time.Second/writeEvery) {
 			n := rnd.Int64N(w.size / checksum.BlockSize)
 			for i := 0; i < len(block)/2; i += 8 { // half noise, half zeros
 				binary.LittleEndian.PutUint64(block[i:], rnd.Uint64())
@@ -72,15 +75,15 @@ func (w *writer) run(ctx context.Context) {
 				slog.Error("writer", "error", err)
 				return
 			}
-			w.mark(n) // after it was written: a pass in between reads it again
+			w.mark(n, n+1) // after it was written: a pass in between reads it again
 		}
 	}
 }
 
-func (w *writer) mark(n int64) {
+func (w *writer) mark(first, end int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.dirty[n/64] |= 1 << (n % 64)
+	w.dirty.Set(first, end)
 }
 
 func (w *writer) Name() string { return "measured" }
@@ -96,10 +99,11 @@ func (w *writer) Begin(disks []changeset.Disk) {
 }
 
 func (w *writer) Forget(d int, r checksum.Range) {
-	w.Tracker.Forget(d, r)
-	for n := r.Offset / checksum.BlockSize; n < checksum.Blocks(r.End()); n++ {
-		w.mark(n)
+	if !w.begun {
+		w.Tracker.Forget(d, r)
+		return
 	}
+	w.mark(r.Offset/checksum.BlockSize, checksum.Blocks(r.End()))
 }
 
 func (w *writer) Pass(ctx context.Context, d int, emit tracker.Emit, p tracker.Progress) error {
@@ -111,45 +115,24 @@ func (w *writer) Pass(ctx context.Context, d int, emit tracker.Emit, p tracker.P
 		close(w.begin)
 		return nil
 	}
-	w.mu.Lock()
-	dirty := w.dirty
-	w.dirty = make([]uint64, len(dirty))
-	w.mu.Unlock()
-	buf := disk.Buffer(changeset.MaxExtentBytes)
-	var sums []uint64
-	return eachRun(dirty, func(from, to int64) error {
-		b := buf[:(to-from)*checksum.BlockSize]
-		at := from * checksum.BlockSize
-		if _, err := w.disk.ReadAt(b, at); err != nil {
-			return err
-		}
-		sums = checksum.SumAll(sums[:0], w.info.Seed, at, b)
-		return emit(changeset.Extent{Disk: d, Offset: at, Length: int64(len(b)), Data: b, Sums: sums})
-	})
+	return w.send(ctx, d, emit)
 }
 
-// eachRun gives the runs of set bits, at most as long as an extent.
-func eachRun(words []uint64, fn func(from, to int64) error) error {
-	const most = changeset.MaxExtentBytes / checksum.BlockSize
-	from, to := int64(0), int64(0)
-	for i, w := range words {
-		for w != 0 {
-			n := int64(i*64 + bits.TrailingZeros64(w))
-			w &= w - 1
-			if n == to && to-from < most && to > from {
-				to++
-				continue
-			}
-			if from < to {
-				if err := fn(from, to); err != nil {
-					return err
-				}
-			}
-			from, to = n, n+1
-		}
+// Resend sends what a comparison has found, which is all that is dirty then.
+func (w *writer) Resend(ctx context.Context, d int, emit tracker.Emit, p tracker.Progress) error {
+	if !w.begun {
+		return w.Tracker.Resend(ctx, d, emit, p)
 	}
-	if from < to {
-		return fn(from, to)
-	}
-	return nil
+	return w.send(ctx, d, emit)
+}
+
+// send reads what is dirty as the trackers do that are told of writes, and sends it.
+func (w *writer) send(ctx context.Context, d int, emit tracker.Emit) error {
+	w.mu.Lock()
+	dirty := w.dirty
+	w.dirty = make(changes.Bitmap, len(dirty))
+	w.mu.Unlock()
+	return reading.Read(ctx, reading.Blocks(w.disk, w.info, dirty), func(c *reading.Chunk) error {
+		return c.Emit(d, dirty.Has, emit, func(int64, int64) {})
+	})
 }

@@ -24,8 +24,12 @@ const (
 	// readers is how many reads and checksums are under way at once: disks need some to
 	// give all they have, and one processor is slower than a line.
 	readers = 12
-	// ahead is how many chunks are read before they are looked at.
+	// ahead is how many batches are read before they are looked at.
 	ahead = 8
+	// batchMost is how many chunks one reader reads one after the other. To hand a single
+	// block from goroutine to goroutine takes longer than to read it from memory. The first
+	// batches are smaller: few blocks are all read at once.
+	batchMost = 32
 )
 
 // Chunk is a part of a disk that was read. A hole has neither data nor sums. It is
@@ -35,10 +39,16 @@ type Chunk struct {
 	Data           []byte
 	Sums           []uint64
 	Hashed         time.Duration // spent for the sums
-	buffer         *buffer
 }
 
-// buffer is the memory of a chunk.
+// batch is what one reader reads: chunks in order, whose data fits in one buffer.
+type batch struct {
+	chunks []Chunk
+	bytes  int64   // of their data
+	buffer *buffer // nil while there is none
+}
+
+// buffer is the memory of a batch.
 type buffer struct {
 	data []byte
 	sums []uint64
@@ -102,17 +112,20 @@ type reading struct {
 	ctx  context.Context
 	free chan *buffer
 	use  func(*Chunk) error
+
+	open    *batch // being filled; of the goroutine that walks
+	batches int    // that were put into the queue
 }
 
 // walk puts all chunks of the part into the queue.
-func (r *reading) walk(q *ordered.Queue[*Chunk]) error {
+func (r *reading) walk(q *ordered.Queue[*batch]) error {
 	for off := int64(0); off < r.of.Size; {
 		start, end, err := r.next(off)
 		if err != nil {
 			return err
 		}
 		if start > off && r.holes {
-			if err := q.Put(&Chunk{Offset: off, Length: start - off}); err != nil {
+			if err := r.add(q, Chunk{Offset: off, Length: start - off}, 0); err != nil {
 				return err
 			}
 		}
@@ -121,44 +134,83 @@ func (r *reading) walk(q *ordered.Queue[*Chunk]) error {
 			if err := pace.Wait(r.ctx, length); err != nil {
 				return err
 			}
-			c := &Chunk{Offset: off, Length: length, buffer: <-r.free}
-			if c.buffer == nil {
-				c.buffer = buffers.Get().(*buffer) //nolint:forcetypeassert // nothing else is in it
-			}
-			if err := q.Put(c); err != nil {
+			if err := r.add(q, Chunk{Offset: off, Length: length}, length); err != nil {
 				return err
 			}
-			off += c.Length
+			off += length
 		}
 	}
+	return r.flush(q)
+}
+
+// add puts a chunk with so much data into the open batch, or into the next one.
+func (r *reading) add(q *ordered.Queue[*batch], c Chunk, data int64) error {
+	if r.open != nil && (r.open.bytes+data > chunkBytes || len(r.open.chunks) >= min(batchMost, 1+r.batches/readers)) {
+		if err := r.flush(q); err != nil {
+			return err
+		}
+	}
+	if r.open == nil {
+		r.open = new(batch)
+	}
+	b := r.open
+	if data > 0 && b.buffer == nil {
+		if b.buffer = <-r.free; b.buffer == nil {
+			b.buffer = buffers.Get().(*buffer) //nolint:forcetypeassert // nothing else is in it
+		}
+	}
+	if data > 0 {
+		c.Data = b.buffer.data[b.bytes : b.bytes+data]
+		b.bytes += data
+	}
+	b.chunks = append(b.chunks, c)
 	return nil
 }
 
-// fill reads a chunk and computes its sums.
-func (r *reading) fill(c *Chunk) error {
-	if c.buffer == nil {
+// flush puts the open batch into the queue.
+func (r *reading) flush(q *ordered.Queue[*batch]) error {
+	b := r.open
+	if b == nil {
 		return nil
 	}
-	c.Data = c.buffer.data[:c.Length]
-	if _, err := r.disk.ReadAt(c.Data, c.Offset); err != nil {
-		return err
+	r.open = nil
+	r.batches++
+	return q.Put(b)
+}
+
+// fill reads a batch and computes its sums.
+func (r *reading) fill(b *batch) error {
+	if b.buffer == nil {
+		return nil
 	}
-	begin := time.Now()
-	c.Sums = checksum.SumAll(c.buffer.sums[:0], r.of.Seed, c.Offset, c.Data)
-	c.Hashed = time.Since(begin)
+	sums := b.buffer.sums[:0]
+	for i := range b.chunks {
+		c := &b.chunks[i]
+		if c.Data == nil {
+			continue
+		}
+		if _, err := r.disk.ReadAt(c.Data, c.Offset); err != nil {
+			return err
+		}
+		begin, first := time.Now(), len(sums)
+		sums = checksum.SumAll(sums, r.of.Seed, c.Offset, c.Data)
+		c.Sums, c.Hashed = sums[first:], time.Since(begin)
+	}
 	return nil
 }
 
-// hand gives a chunk to its user and takes the memory back.
-func (r *reading) hand(c *Chunk, err error) error {
-	if err == nil {
-		err = context.Cause(r.ctx)
+// hand gives a batch's chunks to their user and takes the memory back.
+func (r *reading) hand(b *batch, err error) error {
+	for i := range b.chunks {
+		if err == nil {
+			err = context.Cause(r.ctx)
+		}
+		if err == nil {
+			err = r.use(&b.chunks[i])
+		}
 	}
-	if err == nil {
-		err = r.use(c)
-	}
-	if c.buffer != nil {
-		r.free <- c.buffer // there is room: it came from there
+	if b.buffer != nil {
+		r.free <- b.buffer // there is room: it came from there
 	}
 	return err
 }
