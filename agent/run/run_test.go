@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -56,6 +57,20 @@ func (o *office) newest() (hb controlapi.Heartbeat) {
 		hb = o.beats[n-1]
 	}
 	return hb
+}
+
+// inventory gives the newest that was told: a heartbeat names it only if it changed.
+func (o *office) inventory(t *testing.T) *controlapi.Inventory {
+	t.Helper()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, hb := range slices.Backward(o.beats) {
+		if hb.Inventory != nil {
+			return hb.Inventory
+		}
+	}
+	require.Fail(t, "no heartbeat named the inventory")
+	return nil
 }
 
 func (o *office) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -154,7 +169,7 @@ func TestAgentDoesWhatItIsAssigned(t *testing.T) {
 		require.Eventually(t, func() bool { return cs.newest().State == word }, rig.Limit, 5*time.Millisecond, word)
 	}
 	heard("standby")
-	require.Contains(t, cs.newest().Inventory.Disks, controlapi.InventoryDisk{BackingUUID: uuid, Path: r.Path(uuid), Size: 64 * rig.Block,
+	require.Contains(t, cs.inventory(t).Disks, controlapi.InventoryDisk{BackingUUID: uuid, Path: r.Path(uuid), Size: 64 * rig.Block,
 		Why: "this machine is not assigned to replicate"})
 
 	work := controlapi.Assignment{Action: controlapi.ActionReplicate, Machine: r.Machine, Epoch: 1, Instance: rig.Instance, Server: rig.ServerPeer.Name,
