@@ -321,8 +321,11 @@ func TestAgentOfAnotherReleaseIsUpgraded(t *testing.T) {
 	r.StopServer()
 	release = "v1.6.0"
 	r.StartServer()
-	require.Eventually(t, func() bool { return r.State().Word == session.StateRefused }, 20*time.Second, 5*time.Millisecond)
-	require.Contains(t, r.State().Detail, "DRV-2105: the agent is of release 1.1, more than 4 minor releases older than the server's 1.6: upgrade the agent")
+	const why = "DRV-2105: the agent is of release 1.1, more than 4 minor releases older than the server's 1.6: upgrade the agent"
+	require.Eventually(t, func() bool {
+		st := r.State() // first the old server refuses, as it is stopping
+		return st.Word == session.StateRefused && strings.Contains(st.Detail, why)
+	}, 20*time.Second, 5*time.Millisecond)
 	before := r.Status()
 	require.False(t, before.Connected)
 	r.StopAgent()
