@@ -327,7 +327,7 @@ type MachineCarry struct {
 	Queue  []QueuedAction  `json:"queue,omitempty"`
 	// News of the vault that the machine has not taken yet.
 	News *VaultNews `json:"news,omitempty"`
-	// Version of this record; see workflows/machine/machine.go.
+	// Version of this record; see workflows/machine/version.go.
 	Version int `json:"version"`
 	// Joined: the vault knows the machine.
 	Joined bool `json:"joined,omitempty"`

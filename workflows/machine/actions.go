@@ -232,7 +232,7 @@ func (e *entity) commit(ctx workflow.Context) (api.ActionResult, error) {
 			return api.ActionResult{}, err
 		}
 	}
-	if e.s.Target != nil && workflow.GetVersion(ctx, "commit-target", workflow.DefaultVersion, 1) >= 1 {
+	if e.s.Target != nil && workflow.GetVersion(ctx, changeCommit, workflow.DefaultVersion, 1) >= 1 {
 		if err := call.CommitMachine(ctx, api.TargetRef{Name: e.s.Target.Name, Run: e.s.TargetRun}); err != nil {
 			return api.ActionResult{}, err
 		}
