@@ -27,6 +27,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/network/armnetwork/v9"
 
 	"drover/activities/target"
+	"drover/datapath/azstorage"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
 )
@@ -97,6 +98,7 @@ type Config struct {
 type Cloud struct {
 	Config
 
+	delegate    *azstorage.Delegate // of the account of the snapshots; nil without
 	disks       *armcompute.DisksClient
 	machines    *armcompute.VirtualMachinesClient
 	skus        *armcompute.ResourceSKUsClient
@@ -136,9 +138,16 @@ func Open(c Config) (*Cloud, error) {
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return nil, fmt.Errorf("azure: %w", err)
 	}
+	var delegate *azstorage.Delegate
+	if c.Snapshots != nil {
+		var err error
+		if delegate, err = azstorage.NewDelegate(c.Account.Endpoint, c.Credential, c.options()); err != nil {
+			return nil, fmt.Errorf("azure: %w", err)
+		}
+	}
 	return &Cloud{
-		Config: c,
-		disks:  compute.NewDisksClient(), machines: compute.NewVirtualMachinesClient(), skus: compute.NewResourceSKUsClient(),
+		Config: c, delegate: delegate,
+		disks: compute.NewDisksClient(), machines: compute.NewVirtualMachinesClient(), skus: compute.NewResourceSKUsClient(),
 		usage: compute.NewUsageClient(), sets: compute.NewAvailabilitySetsClient(),
 		cards: network.NewInterfacesClient(), networks: network.NewVirtualNetworksClient(),
 		gateways: network.NewVirtualNetworkGatewaysClient(), routes: network.NewRouteTablesClient(),
@@ -159,8 +168,8 @@ func (c *Config) complete() error {
 		return fmt.Errorf("azure: location %q: want a region's short name, such as westeurope", c.Location)
 	case c.Snapshots != nil && c.Way != WayImport && c.Way != WayUpload:
 		return fmt.Errorf("azure: disks %q: want %s or %s", c.Way, WayImport, WayUpload)
-	case c.Snapshots != nil && c.Way == WayImport && (c.Account.ID == "" || c.Account.Endpoint == ""):
-		return errors.New("azure: to import disks, name the storage account of the replicas by its resource id and its endpoint")
+	case c.Snapshots != nil && (c.Account.Endpoint == "" || c.Way == WayImport && c.Account.ID == ""):
+		return errors.New("azure: name the storage account of the replicas by its endpoint and, to import disks, by its resource id")
 	}
 	if c.NetworkGroup == "" {
 		c.NetworkGroup = c.ResourceGroup

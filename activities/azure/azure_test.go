@@ -212,7 +212,7 @@ func TestNothingSecretInErrors(t *testing.T) {
 	for e := err; e != nil; {
 		require.NotContains(t, e.Error(), "sig=")
 		require.NotContains(t, e.Error(), azurearm.Secret)
-		require.NotContains(t, e.Error(), "token-of-the-test")
+		require.NotContains(t, e.Error(), azurearm.Token)
 		u, ok := e.(interface{ Unwrap() error })
 		if !ok {
 			break

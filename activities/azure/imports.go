@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/resourcemanager/compute/armcompute/v7"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
@@ -22,8 +21,7 @@ import (
 )
 
 const (
-	maxCopies    = 3 // tries of one copy
-	storageScope = "https://storage.azure.com/.default"
+	maxCopies = 3 // tries of one copy
 	// window is what is filled before it is noted how far it is.
 	window = 64 << 20
 )
@@ -182,8 +180,13 @@ func (c *Cloud) fillFromURL(ctx context.Context, ref target.Ref, spec target.Dis
 	return disk, nil
 }
 
-// fillWindow fills a part of a disk with what the snapshot has there.
+// fillWindow fills a part of a disk with what the snapshot has there. Whoever has the disk
+// in Azure is not us: it reads the snapshot by an address that we sign.
 func (c *Cloud) fillWindow(ctx context.Context, to, source *pageblob.Client, address string, at, length int64) error {
+	signed, err := c.delegate.Readable(ctx, address)
+	if err != nil {
+		return err
+	}
 	group, inner := errgroup.WithContext(ctx)
 	group.SetLimit(puts)
 	// Options that are not nil: azblob's pager fails on its second page without.
@@ -198,21 +201,14 @@ func (c *Cloud) fillWindow(ctx context.Context, to, source *pageblob.Client, add
 			end := min(value(r.End)+1, at+length)
 			for from := max(value(r.Start), at); from < end; from += maxPut {
 				count := min(maxPut, end-from)
-				group.Go(func() error { return c.putFromURL(inner, to, address, from, count) })
+				group.Go(func() error {
+					_, err := to.UploadPagesFromURL(inner, signed, from, from, count, nil)
+					return err
+				})
 			}
 		}
 	}
 	return group.Wait()
-}
-
-func (c *Cloud) putFromURL(ctx context.Context, to *pageblob.Client, address string, at, count int64) error {
-	token, err := c.Credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{storageScope}})
-	if err != nil {
-		return err
-	}
-	bearer := "Bearer " + token.Token
-	_, err = to.UploadPagesFromURL(ctx, address, at, at, count, &pageblob.UploadPagesFromURLOptions{CopySourceAuthorization: &bearer})
-	return err
 }
 
 // deleteCopies deletes all copies that were made for the ref.

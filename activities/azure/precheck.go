@@ -38,7 +38,7 @@ func (c *Cloud) Precheck(ctx context.Context, ref target.Ref, spec target.Machin
 		return err
 	}
 	for _, check := range []func(context.Context, target.Ref, target.MachineSpec) error{
-		c.checkPermissions, c.checkNames, c.checkPlace, c.checkAddress, c.checkQuota,
+		c.checkPermissions, c.checkSource, c.checkNames, c.checkPlace, c.checkAddress, c.checkQuota,
 	} {
 		if err := check(ctx, ref, spec); err != nil {
 			return err
@@ -97,6 +97,15 @@ func (c *Cloud) checkPermissions(ctx context.Context, _ target.Ref, spec target.
 			strings.Join(missing, ", ") + "; give it the role of docs/azure.md"}
 	}
 	return nil
+}
+
+// checkSource: the account of the replicas gives us keys to sign addresses with, if we will
+// need them.
+func (c *Cloud) checkSource(ctx context.Context, _ target.Ref, _ target.MachineSpec) error {
+	if c.Snapshots == nil || c.Way != WayUpload {
+		return nil
+	}
+	return fault(c.delegate.Check(ctx), "get a user delegation key of %s, to have Azure read the replicas", c.Account.Endpoint)
 }
 
 // matches: * stands for anything, and case does not count.

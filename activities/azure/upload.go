@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"drover/activities/target"
+	"drover/datapath/azstorage"
 	"drover/datapath/ident"
 	"drover/datapath/replica/pageblob/vhd"
 )
@@ -76,7 +77,8 @@ func (w *writer) WriteAt(p []byte, at int64) (int, error) {
 
 func (w *writer) put(part []byte, at int64) error {
 	body := streaming.NopCloser(bytes.NewReader(part))
-	_, err := w.to.UploadPages(w.ctx, body, blob.HTTPRange{Offset: at, Count: int64(len(part))}, nil)
+	_, err := w.to.UploadPages(w.ctx, body, blob.HTTPRange{Offset: at, Count: int64(len(part))},
+		&pageblob.UploadPagesOptions{TransactionalValidation: azstorage.CRC64(part)})
 	return fault(err, "write %d bytes at %d of disk %s", len(part), at, w.disk)
 }
 
@@ -94,7 +96,8 @@ func (w *writer) Finish(ctx context.Context) error {
 // putFooter writes what makes the disk's bytes a fixed VHD.
 func putFooter(ctx context.Context, to *pageblob.Client, id ident.DiskID, size int64) error {
 	f := vhd.Footer(size, id)
-	_, err := to.UploadPages(ctx, streaming.NopCloser(bytes.NewReader(f[:])), blob.HTTPRange{Offset: size, Count: vhd.FooterSize}, nil)
+	_, err := to.UploadPages(ctx, streaming.NopCloser(bytes.NewReader(f[:])), blob.HTTPRange{Offset: size, Count: vhd.FooterSize},
+		&pageblob.UploadPagesOptions{TransactionalValidation: azstorage.CRC64(f[:])})
 	return err
 }
 

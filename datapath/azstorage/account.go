@@ -48,6 +48,8 @@ type Account struct {
 	Container string
 	Auth      Auth
 	Retry     Retry
+	// Transport sends requests, also those for tokens; nil: the SDK's own.
+	Transport policy.Transporter
 }
 
 // Retry bounds how often a request is repeated. The zero value is [DefaultRetry].
@@ -146,7 +148,7 @@ func (a Account) client() (*container.Client, error) {
 		o.PerRetryPolicies = append(o.PerRetryPolicies, &sasPolicy{file: a.Auth.SASFile})
 		return container.NewClientWithNoCredential(address, o)
 	}
-	co := azcore.ClientOptions{}
+	co := azcore.ClientOptions{Transport: a.Transport}
 	if a.Auth.Authority != "" {
 		co.Cloud = cloud.Configuration{ActiveDirectoryAuthorityHost: a.Auth.Authority}
 	}
@@ -163,6 +165,7 @@ func (a Account) options() *container.ClientOptions {
 		r = DefaultRetry()
 	}
 	return &container.ClientOptions{ClientOptions: azcore.ClientOptions{
+		Transport: a.Transport,
 		Telemetry: policy.TelemetryOptions{ApplicationID: "drover"},
 		Retry: policy.RetryOptions{
 			MaxRetries: int32(r.Times), RetryDelay: r.First, MaxRetryDelay: r.Most, TryTimeout: r.Try, //nolint:gosec // small

@@ -15,6 +15,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/pageblob"
 	"github.com/stretchr/testify/require"
 
 	"drover/tests/azurearm"
@@ -32,7 +33,8 @@ func writes(t *testing.T, s *azurearm.Server, cred azcore.TokenCredential) error
 		return Clean(err)
 	}
 	data := bytes.Repeat([]byte{7}, 4096)
-	_, err = p.UploadPages(t.Context(), streaming.NopCloser(bytes.NewReader(data)), blob.HTTPRange{Count: 4096}, nil)
+	_, err = p.UploadPages(t.Context(), streaming.NopCloser(bytes.NewReader(data)), blob.HTTPRange{Count: 4096},
+		&pageblob.UploadPagesOptions{TransactionalValidation: CRC64(data)})
 	return Clean(err)
 }
 

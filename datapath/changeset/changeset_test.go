@@ -5,9 +5,12 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"pgregory.net/rapid"
 
@@ -162,6 +165,55 @@ func TestRewind(t *testing.T) {
 		_, err = r.Next()
 		require.ErrorIs(t, err, io.EOF)
 		require.NoError(t, r.Rewind())
+	}
+}
+
+// TestDisksAtOnce goes over the disks of a set at once: each gives what it gives in the
+// whole, whether decoded chunks were kept or are decoded again.
+func TestDisksAtOnce(t *testing.T) {
+	var extents []Extent
+	for i := range int64(12) {
+		disk := int(i/2) % 2 // two extents in a chunk
+		extents = append(extents, extent(disk, i%4*4096, bytes.Repeat([]byte{byte(i)}, 4096)))
+	}
+	extents = append(extents, Extent{Disk: 1, Length: 4096, Zero: true})
+	file, _ := build(t, codec.Zstd, extents...)
+	for _, keep := range []int64{0, 3 * MaxExtentBytes, 1 << 30} {
+		r, err := Open(bytes.NewReader(file), int64(len(file)), testKeys)
+		require.NoError(t, err)
+		r.Keep(keep)
+		held := new(Held)
+		for range extents {
+			e, err := r.Next()
+			require.NoError(t, err)
+			held.Add([]Extent{e}, bytes.Clone(e.Data), func() {})
+		}
+		var wg sync.WaitGroup
+		got := make([][]Extent, 3)
+		for disk := range got {
+			wg.Go(func() {
+				a, b := r.Disk(disk), held.Disk(disk)
+				for {
+					e, err := a.Next()
+					same, err2 := b.Next()
+					assert.Equal(t, err, err2)
+					assert.Equal(t, e, same)
+					if err != nil {
+						assert.ErrorIs(t, err, io.EOF)
+						return
+					}
+					e.Data = bytes.Clone(e.Data)
+					got[disk] = append(got[disk], e)
+				}
+			})
+		}
+		wg.Wait()
+		require.Empty(t, got[2])
+		for disk := range 2 {
+			want := slices.DeleteFunc(slices.Clone(extents), func(e Extent) bool { return e.Disk != disk })
+			require.Equal(t, want, got[disk])
+		}
+		r.Free()
 	}
 }
 

@@ -44,6 +44,29 @@ func (h *Held) Next() (Extent, error) {
 	return h.extents[h.next-1], nil
 }
 
+// Disk gives the extents of one disk, by its place in the header. Those of several disks
+// may be gone over at once.
+func (h *Held) Disk(disk int) Extents { return OfDisk(h.extents, disk) }
+
+// OfDisk gives those of the extents that are of the disk.
+func OfDisk(extents []Extent, disk int) Extents { return &ofDisk{extents, disk} }
+
+type ofDisk struct {
+	rest []Extent
+	disk int
+}
+
+func (o *ofDisk) Next() (Extent, error) {
+	for len(o.rest) > 0 {
+		e := o.rest[0]
+		o.rest = o.rest[1:]
+		if e.Disk == o.disk {
+			return e, nil
+		}
+	}
+	return Extent{}, io.EOF
+}
+
 // Free gives the memory back; the set is empty afterwards. It may be called on nil.
 func (h *Held) Free() {
 	if h == nil {

@@ -21,6 +21,7 @@ type Reader struct {
 	summary Summary
 	seal    cipher.AEAD
 	index   []byte // entries
+	only    int    // disk whose extents are given; allDisks: of all
 	rest    []byte // of the index, from the next extent on
 	n       uint64 // number of the next extent
 	left    []byte // of the chunk that was decoded last
@@ -29,6 +30,14 @@ type Reader struct {
 	keep    int64                // plain bytes that may still be kept
 	kept    map[uint64]keptChunk // by the number of the first extent with data
 }
+
+// Extents are gone over from the first to the last; io.EOF comes after it. The slices of
+// an extent are valid until the next call.
+type Extents interface {
+	Next() (Extent, error)
+}
+
+const allDisks = -1
 
 // keptChunk is a decoded chunk in memory that is given back.
 type keptChunk struct {
@@ -58,7 +67,7 @@ func open(r io.ReaderAt, size int64, keys Keys) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: key %s of machine %s: %w", ErrKey, header.KeyID, header.Machine, err)
 	}
-	out := &Reader{r: r, version: version, summary: Summary{Header: header, StoredBytes: size}}
+	out := &Reader{r: r, version: version, only: allDisks, summary: Summary{Header: header, StoredBytes: size}}
 	if out.seal, err = sealer(key, salt, raw); err != nil {
 		return nil, err
 	}
@@ -227,10 +236,7 @@ func (r *Reader) Rewind() error {
 // Next gives the next extent, io.EOF after the last. Its data is authentic; its
 // checksums are for the replica to compare. The slices are valid until the next call.
 func (r *Reader) Next() (Extent, error) {
-	if len(r.rest) == 0 {
-		return Extent{}, io.EOF
-	}
-	e, rest, err := decodeEntry(&r.summary.Header, r.version, r.rest)
+	e, rest, err := r.entry()
 	if err != nil {
 		return Extent{}, err
 	}
@@ -245,6 +251,25 @@ func (r *Reader) Next() (Extent, error) {
 	r.rest = rest
 	r.n++
 	return e.Extent, nil
+}
+
+// entry gives the next entry of the disks that are wanted, and what is behind it.
+func (r *Reader) entry() (e entry, rest []byte, err error) {
+	for len(r.rest) > 0 {
+		e, rest, err = decodeEntry(&r.summary.Header, r.version, r.rest)
+		if err != nil || r.only == allDisks || e.Disk == r.only {
+			return e, rest, err
+		}
+		r.rest = rest
+		r.n++
+	}
+	return e, nil, io.EOF
+}
+
+// Disk gives the extents of one disk, by its place in the header. Those of several disks
+// may be gone over at once, as long as the Reader itself is left alone.
+func (r *Reader) Disk(disk int) Extents {
+	return &Reader{r: r.r, version: r.version, summary: r.summary, seal: r.seal, only: disk, rest: r.index, kept: r.kept}
 }
 
 // Keep lets the reader keep so many decoded bytes until Free, so that going over the

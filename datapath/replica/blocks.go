@@ -12,28 +12,39 @@ import (
 // EachExtent gives all extents of the change set from the first on, each checked against
 // the disks.
 func EachExtent(ctx context.Context, cs ChangeSet, disks []Disk, fn func(e *changeset.Extent) error) error {
+	if err := cs.Rewind(); err != nil {
+		return err
+	}
 	return eachExtent(ctx, cs, disks, CheckExtent, fn)
 }
 
 // EachExtentAgain is EachExtent for a change set that it has given as a whole before.
 // Data that has been in memory since then is not summed once more.
 func EachExtentAgain(ctx context.Context, cs ChangeSet, disks []Disk, fn func(e *changeset.Extent) error) error {
-	check := CheckExtent
-	if _, ok := cs.(*changeset.Held); ok {
-		check = checkPlace
-	}
-	return eachExtent(ctx, cs, disks, check, fn)
-}
-
-func eachExtent(ctx context.Context, cs ChangeSet, disks []Disk, check func(*changeset.Extent, []Disk) error, fn func(e *changeset.Extent) error) error {
 	if err := cs.Rewind(); err != nil {
 		return err
 	}
+	return eachExtent(ctx, cs, disks, checkAgain(cs), fn)
+}
+
+// EachExtentOf is EachExtentAgain for one disk. It may run for several disks at once.
+func EachExtentOf(ctx context.Context, cs ChangeSet, disk int, disks []Disk, fn func(e *changeset.Extent) error) error {
+	return eachExtent(ctx, cs.Disk(disk), disks, checkAgain(cs), fn)
+}
+
+func checkAgain(cs ChangeSet) func(*changeset.Extent, []Disk) error {
+	if _, ok := cs.(*changeset.Held); ok {
+		return checkPlace
+	}
+	return CheckExtent
+}
+
+func eachExtent(ctx context.Context, extents changeset.Extents, disks []Disk, check func(*changeset.Extent, []Disk) error, fn func(e *changeset.Extent) error) error {
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		e, err := cs.Next()
+		e, err := extents.Next()
 		if errors.Is(err, io.EOF) {
 			return nil
 		}

@@ -134,10 +134,12 @@ type Store interface {
 // ChangeSet is what a writer applies; *changeset.Reader is one.
 type ChangeSet interface {
 	Summary() changeset.Summary
-	// Next gives the next extent, or io.EOF after the last. The extent's slices
-	// are valid until the next call. Rewind starts again.
-	Next() (changeset.Extent, error)
+	// Extents are those of all disks; Rewind starts again.
+	changeset.Extents
 	Rewind() error
+	// Disk gives the extents of one disk. Those of several disks may be gone over at
+	// once, as long as the change set itself is not.
+	Disk(disk int) changeset.Extents
 }
 
 // Writer changes one machine's replica. Not safe for concurrent use, but Sums and

@@ -1,8 +1,11 @@
 package azurearm
 
 import (
+	"encoding/base64"
+	"encoding/binary"
 	"encoding/xml"
 	"fmt"
+	"hash/crc64"
 	"maps"
 	"net/http"
 	"net/url"
@@ -76,6 +79,10 @@ func (s *Server) blob(w http.ResponseWriter, r *http.Request, body []byte) {
 	disk := strings.HasPrefix(r.URL.Path, "/disks/")
 	if disk != strings.Contains(r.URL.RawQuery, signature) || !disk && r.Header.Get("Authorization") != "Bearer "+token {
 		blobError(w, http.StatusForbidden, "AuthenticationFailed")
+		return
+	}
+	if r.Method == http.MethodPost && q.Get("restype") == "service" && q.Get("comp") == "userdelegationkey" && !disk {
+		s.delegationKey(w, r, body)
 		return
 	}
 	if q.Get("comp") == "list" {
@@ -186,7 +193,7 @@ func (s *Server) putPage(w http.ResponseWriter, r *http.Request, b *blob, body [
 	}
 	if source := r.Header.Get("x-ms-copy-source"); source != "" {
 		other := s.blobs[s.key(source)]
-		if other == nil || r.Header.Get("x-ms-copy-source-authorization") != "Bearer "+token {
+		if other == nil || !readable(source) {
 			blobError(w, http.StatusForbidden, "CannotVerifyCopySource")
 			return
 		}
@@ -201,10 +208,22 @@ func (s *Server) putPage(w http.ResponseWriter, r *http.Request, b *blob, body [
 		blobError(w, http.StatusBadRequest, "InvalidInput")
 		return
 	}
+	if sum := r.Header.Get("x-ms-content-crc64"); r.Header.Get("x-ms-copy-source") == "" && sum != crcOf(body) {
+		blobError(w, http.StatusBadRequest, "Crc64Mismatch")
+		return
+	}
 	copy(b.data[from:to], body)
 	w.Header().Set("ETag", `"1"`)
 	w.Header().Set("Last-Modified", now())
 	w.WriteHeader(http.StatusCreated)
+}
+
+// crcTable is Azure Storage's polynomial, in the order of bits that hash/crc64 wants.
+var crcTable = crc64.MakeTable(0x9A6C9329AC4BC9B5)
+
+// crcOf is what a write without a source must come with: Drover sends none without.
+func crcOf(body []byte) string {
+	return base64.StdEncoding.EncodeToString(binary.LittleEndian.AppendUint64(nil, crc64.Checksum(body, crcTable)))
 }
 
 func first(values ...string) string {

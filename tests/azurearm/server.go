@@ -8,6 +8,7 @@
 package azurearm
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -25,12 +26,14 @@ const (
 	Tenant       = "11111111-2222-3333-4444-555555555555"
 	Subscription = "99999999-8888-7777-6666-555555555555"
 	ClientID     = "drover"
-	Secret       = "not-a-secret" //nolint:gosec // of a server that tests start
+	// OtherClientID is an identity that only machines have. The SDK keeps an identity's
+	// tokens for the whole process: who counts how often they are asked for uses its own.
+	OtherClientID = "drover-2"
+	Secret        = "not-a-secret" //nolint:gosec // of a server that tests start
 	// Assertion is the content of a federated token file that the client is known by, too.
 	Assertion = "not-a-secret.either" //nolint:gosec // of a server that tests start
 	Location  = "westeurope"
 
-	token   = "token-of-the-test"
 	maxBody = 8 << 20
 	// pollsOfAnOperation is how often an operation is seen under way.
 	pollsOfAnOperation = 2
@@ -179,8 +182,21 @@ func (s *Server) token(w http.ResponseWriter, r *http.Request, body []byte) {
 }
 
 // Token is what the instance's metadata service, Entra, and whoever stands for the
-// command line give a known identity.
-const Token = token
+// command line give a known identity. It has the form that Azurite wants.
+var Token = token
+
+// token is a JWT without a signature: issued 2024-01-01, for storage, good until 2100.
+var token = func() string {
+	part := func(v map[string]any) string {
+		b, _ := json.Marshal(v) // of strings and numbers
+		return base64.RawURLEncoding.EncodeToString(b)
+	}
+	issued := time.Date(2024, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
+	return part(map[string]any{"alg": "none", "typ": "JWT"}) + "." + part(map[string]any{
+		"aud": "https://storage.azure.com", "iss": "https://sts.windows.net/" + Tenant + "/", "oid": objectID, "tid": Tenant,
+		"iat": issued, "nbf": issued, "exp": time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC).Unix(),
+	}) + ".unsigned"
+}()
 
 // instanceToken is the metadata service of a virtual machine: 169.254.169.254 in Azure.
 func (s *Server) instanceToken(w http.ResponseWriter, r *http.Request) {
@@ -191,12 +207,12 @@ func (s *Server) instanceToken(w http.ResponseWriter, r *http.Request) {
 		write(w, nil, nil, refuse(http.StatusBadRequest, "invalid_request", "Required metadata header not specified"))
 	case q.Get("resource") == "":
 		write(w, nil, nil, refuse(http.StatusBadRequest, "invalid_resource", "no resource"))
-	case id != "" && id != ClientID:
+	case id != "" && id != ClientID && id != OtherClientID:
 		bad := http.StatusBadRequest
 		write(w, &bad, map[string]any{"error": "invalid_request", "error_description": "Identity not found"}, nil)
 	default:
 		write(w, nil, map[string]any{
-			"access_token": token, "client_id": ClientID, "expires_in": "3600", "expires_on": strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10),
+			"access_token": token, "client_id": first(id, ClientID), "expires_in": "3600", "expires_on": strconv.FormatInt(time.Now().Add(time.Hour).Unix(), 10),
 			"resource": q.Get("resource"), "token_type": "Bearer",
 		}, nil)
 	}

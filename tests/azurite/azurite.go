@@ -38,7 +38,8 @@ var ErrMissing = errors.New("azurite is not installed: run `make setup-test` (it
 // Server is a running emulator.
 type Server struct {
 	address string
-	dir     string // empty: in memory
+	dir     string   // empty: in memory
+	more    []string // arguments
 	log     bytes.Buffer
 	mu      sync.Mutex
 	cmd     *exec.Cmd
@@ -90,6 +91,7 @@ func (s *Server) Run(ctx context.Context) error {
 	} else {
 		args = append(args, "--location", s.dir)
 	}
+	args = append(args, s.more...)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.log.Reset()

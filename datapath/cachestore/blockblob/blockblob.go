@@ -330,40 +330,55 @@ func (o *object) Close() error {
 	return nil
 }
 
-// ReadAt reads from what was read ahead, or reads ahead from the offset on.
-func (o *object) ReadAt(p []byte, off int64) (int, error) {
+// ReadAt reads from what was read ahead, and reads on ahead where that ends. What lies
+// elsewhere is read as it is asked for: several may read at once, each in its place.
+func (o *object) ReadAt(p []byte, off int64) (n int, err error) {
 	if off < 0 {
 		return 0, fmt.Errorf("read a change set at %d", off)
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	done := 0
-	for done < len(p) {
-		at := off + int64(done)
-		if at >= o.size {
-			return done, io.EOF
+	want := p[:max(0, min(int64(len(p)), o.size-off))]
+	if n, err = o.readAhead(want, off); err == nil && n < len(want) {
+		if err = o.fetch(want[n:], off+int64(n)); err == nil {
+			n = len(want)
 		}
-		if at < o.start || at >= o.start+int64(len(o.ahead)) {
-			if err := o.fetch(at); err != nil {
-				return done, fmt.Errorf("read a change set in the cache: %w", azstorage.Clean(err))
-			}
-		}
-		done += copy(p[done:], o.ahead[at-o.start:])
 	}
-	return done, nil
+	if err != nil {
+		return n, fmt.Errorf("read a change set in the cache: %w", azstorage.Clean(err))
+	}
+	if len(want) < len(p) {
+		return n, io.EOF
+	}
+	return n, nil
 }
 
-func (o *object) fetch(at int64) error {
-	n := min(blockBytes, o.size-at)
-	r, err := o.b.DownloadStream(o.ctx, &blob.DownloadStreamOptions{Range: blob.HTTPRange{Offset: at, Count: n}})
+// readAhead gives as much of p as is in what was read ahead, or can be by reading on.
+func (o *object) readAhead(p []byte, off int64) (n int, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for n < len(p) {
+		at := off + int64(n)
+		end := o.start + int64(len(o.ahead))
+		if at < o.start || at > end {
+			return n, nil
+		}
+		if at == end {
+			o.ahead, o.start = slices.Grow(o.ahead[:0], blockBytes)[:min(blockBytes, o.size-at)], at
+			if err := o.fetch(o.ahead, at); err != nil {
+				o.ahead = o.ahead[:0]
+				return n, err
+			}
+		}
+		n += copy(p[n:], o.ahead[at-o.start:])
+	}
+	return n, nil
+}
+
+func (o *object) fetch(p []byte, at int64) error {
+	r, err := o.b.DownloadStream(o.ctx, &blob.DownloadStreamOptions{Range: blob.HTTPRange{Offset: at, Count: int64(len(p))}})
 	if err != nil {
 		return err
 	}
 	body := r.NewRetryReader(o.ctx, &blob.RetryReaderOptions{MaxRetries: 5})
-	o.ahead, o.start = slices.Grow(o.ahead[:0], int(n))[:n], at
-	_, err = io.ReadFull(body, o.ahead)
-	if err = errors.Join(err, body.Close()); err != nil {
-		o.ahead = o.ahead[:0]
-	}
-	return err
+	_, err = io.ReadFull(body, p)
+	return errors.Join(err, body.Close())
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"drover/datapath/changeset"
 	"drover/datapath/failpoint"
@@ -32,8 +35,11 @@ func (w *Writer) apply(ctx context.Context, cs replica.ChangeSet, sum changeset.
 	if err := w.fits(sum); err != nil {
 		return replica.Point{}, err
 	}
-	a := &applier{w: w, cs: cs, again: w.mf.Pending != nil}
-	if err := replica.EachExtent(ctx, cs, w.mf.State.Spec.Disks, func(*changeset.Extent) error { return nil }); err != nil {
+	a := &applier{w: w, cs: cs, again: w.mf.Pending != nil, touched: map[int]bool{}}
+	if err := replica.EachExtent(ctx, cs, w.mf.State.Spec.Disks, func(e *changeset.Extent) error {
+		a.touched[e.Disk] = true
+		return nil
+	}); err != nil {
 		return replica.Point{}, err // nothing was changed
 	}
 	p, err := a.run(ctx, sum)
@@ -59,7 +65,8 @@ type applier struct {
 	cs replica.ChangeSet
 	// again: the set was written in part before, so that a disk may have data where its
 	// checksums say zeros.
-	again bool
+	again   bool
+	touched map[int]bool // disks that the set has extents of
 }
 
 func (a *applier) run(ctx context.Context, sum changeset.Summary) (replica.Point, error) {
@@ -87,33 +94,46 @@ type written struct {
 	data  int64 // by how much the bytes in blocks that are not zeros have grown
 }
 
-// write writes all extents to the disks they are of.
+// write writes the extents of several disks at once.
 func (a *applier) write(ctx context.Context) (map[ident.DiskID]written, error) {
-	up := newUploads(ctx, a.w.m.store.parallel)
-	defer up.stop()
-	spec := a.w.mf.State.Spec.Disks
-	disks := make([]*diskWriter, len(spec))
-	err := replica.EachExtent(up.ctx, a.cs, spec, func(e *changeset.Extent) error {
-		if disks[e.Disk] == nil {
-			disks[e.Disk] = newDiskWriter(a.w, a.w.open[spec[e.Disk].ID], up, a.again)
-		}
-		return disks[e.Disk].extent(e)
-	})
+	w := a.w
+	parallel := w.m.store.parallel
+	s := newShares(parallel, len(a.touched))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(parallel) // what is gathered for each takes memory
+	var mu sync.Mutex
 	out := map[ident.DiskID]written{}
-	for _, d := range disks {
-		if err == nil && d != nil {
-			err = d.flush()
+	for i := range w.mf.State.Spec.Disks {
+		if !a.touched[i] {
+			continue
 		}
+		g.Go(func() error {
+			defer s.done()
+			d, err := a.writeDisk(ctx, i, s)
+			mu.Lock()
+			defer mu.Unlock()
+			out[w.mf.State.Spec.Disks[i].ID] = d
+			return err
+		})
 	}
-	if err = errors.Join(up.wait(), err); err != nil {
+	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	for _, d := range disks {
-		if d != nil {
-			out[d.o.disk.ID] = written{bytes: d.bytes.Load(), data: d.sums.grown}
-		}
+	return out, w.m.store.step(failpoint.SumsSynced)
+}
+
+// writeDisk writes the extents of one disk.
+func (a *applier) writeDisk(ctx context.Context, disk int, s *shares) (written, error) {
+	up := newUploads(ctx, s)
+	defer up.stop()
+	spec := a.w.mf.State.Spec.Disks
+	d := newDiskWriter(a.w, a.w.open[spec[disk].ID], up, a.again)
+	err := replica.EachExtentOf(up.ctx, a.cs, disk, spec, d.extent)
+	if err == nil {
+		err = d.flush()
 	}
-	return out, a.w.m.store.step(failpoint.SumsSynced)
+	err = errors.Join(up.wait(), err)
+	return written{bytes: d.bytes.Load(), data: d.sums.grown}, err
 }
 
 // finish publishes the new position and the point, if one is made.

@@ -141,7 +141,7 @@ func TestDamageIsNotWrittenAnew(t *testing.T) {
 func TestNoSecondWriteAfterOneWithoutAnswer(t *testing.T) {
 	l, p := newFaultLab(t)
 	w, _ := l.w.(*Writer)
-	up := newUploads(t.Context(), 1)
+	up := newUploads(t.Context(), newShares(1, 1))
 	defer up.stop()
 	d := newDiskWriter(w, w.open[l.spec.Disks[0].ID], up, false)
 	first, err := d.window(0)

@@ -176,7 +176,9 @@ func (w *sumsWriter) read(first int64, dst []uint64) error {
 // flush writes all that was changed, beside other uploads.
 func (w *sumsWriter) flush(up *uploads) error {
 	for _, seg := range w.used {
-		up.group.Go(func() error { return w.store(seg) })
+		if err := up.start(func() error { return w.store(seg) }); err != nil {
+			return err
+		}
 	}
 	return nil
 }

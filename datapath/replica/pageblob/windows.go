@@ -26,18 +26,76 @@ const (
 	maxEmpty = 4
 )
 
-// uploads are the requests under way for one change set.
+// shares divide the writes to a machine's disks evenly among those that are not done: one
+// that is large, or does not answer, takes none of another's.
+type shares struct {
+	mu    sync.Mutex
+	all   int           // writes at once
+	disks int           // that are not done
+	more  chan struct{} // closed, and made anew, when there may be room
+}
+
+func newShares(all, disks int) *shares {
+	return &shares{all: all, disks: disks, more: make(chan struct{})}
+}
+
+// take waits until the disk has room for one more of its own; give ends one.
+func (s *shares) take(ctx context.Context, mine *int) error {
+	for {
+		s.mu.Lock()
+		if *mine < max(1, s.all/s.disks) {
+			*mine++
+			s.mu.Unlock()
+			return nil
+		}
+		more := s.more
+		s.mu.Unlock()
+		select {
+		case <-more:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (s *shares) give(mine *int) { s.change(func() { *mine-- }) }
+
+// done leaves the disk's share to the others.
+func (s *shares) done() { s.change(func() { s.disks-- }) }
+
+func (s *shares) change(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+	close(s.more)
+	s.more = make(chan struct{})
+}
+
+// uploads are the writes under way to one disk for one change set.
 type uploads struct {
 	ctx    context.Context // of the group
 	group  *errgroup.Group
 	cancel context.CancelFunc
+	shares *shares
+	under  int // way; guarded by shares
 }
 
-func newUploads(ctx context.Context, parallel int) *uploads {
+func newUploads(ctx context.Context, s *shares) *uploads {
 	ctx, cancel := context.WithCancel(ctx)
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(parallel)
-	return &uploads{ctx: gctx, group: g, cancel: cancel}
+	return &uploads{ctx: gctx, group: g, cancel: cancel, shares: s}
+}
+
+// start runs f beside others as soon as the disk's share allows.
+func (u *uploads) start(f func() error) error {
+	if err := u.shares.take(u.ctx, &u.under); err != nil {
+		return err
+	}
+	u.group.Go(func() error {
+		defer u.shares.give(&u.under)
+		return f()
+	})
+	return nil
 }
 
 func (u *uploads) wait() error { return u.group.Wait() }
@@ -245,12 +303,11 @@ func (d *diskWriter) send(w *window) error {
 	}
 	done := make(chan struct{})
 	d.flying[w.index] = done
-	d.up.group.Go(func() error {
+	return d.up.start(func() error {
 		defer close(done)
 		defer windowPool.Put(w)
 		return d.write(w)
 	})
-	return nil
 }
 
 // flush writes all that is left.

@@ -35,6 +35,9 @@ func (c *ChangeSet) Next() (changeset.Extent, error) {
 	return c.extents[c.next-1], nil
 }
 
+// Disk gives the extents of one disk.
+func (c *ChangeSet) Disk(disk int) changeset.Extents { return changeset.OfDisk(c.extents, disk) }
+
 // Rewind starts again.
 func (c *ChangeSet) Rewind() error { c.next = 0; return nil }
 

@@ -160,6 +160,18 @@ var errBroken = errors.New("the cache went away")
 
 func (f *failing) Rewind() error { f.rewinds++; return f.ChangeSet.Rewind() }
 
+// Disk gives nothing of the disk that the last extent is of.
+func (f *failing) Disk(disk int) changeset.Extents {
+	if disk == f.extents[len(f.extents)-1].Disk {
+		return broken{}
+	}
+	return f.ChangeSet.Disk(disk)
+}
+
+type broken struct{}
+
+func (broken) Next() (changeset.Extent, error) { return changeset.Extent{}, errBroken }
+
 func (f *failing) Next() (changeset.Extent, error) {
 	if f.rewinds > 1 && f.next == len(f.extents)-1 {
 		return changeset.Extent{}, errBroken
