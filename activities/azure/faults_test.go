@@ -202,6 +202,12 @@ func TestWhatLeadsOutIsNotIsolated(t *testing.T) {
 		"a NAT gateway": func(w *world) {
 			vnet(w, subnet("servers", map[string]any{"defaultOutboundAccess": false, "natGateway": map[string]any{"id": "/n"}}))
 		},
+		"service endpoint Microsoft.Storage": func(w *world) {
+			vnet(w, subnet("servers", map[string]any{"defaultOutboundAccess": false, "serviceEndpoints": []any{map[string]any{"service": "Microsoft.Storage"}}}))
+		},
+		"private endpoints in subnet servers": func(w *world) {
+			vnet(w, subnet("servers", map[string]any{"defaultOutboundAccess": false, "privateEndpoints": []any{map[string]any{"id": "/p"}}}))
+		},
 		"default outbound access": func(w *world) { vnet(w, subnet("servers", map[string]any{})) },
 		"route r (0.0.0.0/0 by VirtualAppliance)": func(w *world) {
 			vnet(w, subnet("servers", map[string]any{"defaultOutboundAccess": false, "routeTable": table(w, "VirtualAppliance", "0.0.0.0/0")}))

@@ -42,6 +42,7 @@ const (
 // Request is a call that came in, for tests that count.
 type Request struct {
 	Method, Path, Query string
+	Source, SourceToken string // that a page or blob is copied from, and a token for it
 }
 
 // Server is the test's Azure. Its state outlives its clients.
@@ -127,7 +128,10 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.requests = append(s.requests, Request{Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery})
+	s.requests = append(s.requests, Request{
+		Method: r.Method, Path: r.URL.Path, Query: r.URL.RawQuery,
+		Source: r.Header.Get("x-ms-copy-source"), SourceToken: r.Header.Get("x-ms-copy-source-authorization"),
+	})
 	f := s.fault(r)
 	if f != nil && !f.Lost && f.Async == "" {
 		write(w, nil, nil, &problem{f.Status, f.Code, f.Message, f.RetryAfter})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"drover/tests/azurearm"
 	"drover/tests/lab"
 	"drover/workflows/api"
 )
@@ -64,12 +65,18 @@ type world struct {
 // and discovers and enrols them.
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	bin := programs(t)
-	ctx, cancel := context.WithTimeout(context.Background(), testLimit) // clean-up needs it too
 	disk := lab.DiskSpec{Size: 192 << 20, Content: content(t)}
-	l, err := lab.New(lab.Options{Dir: t.TempDir(), Bin: bin, VMs: []lab.VMSpec{
+	return startWorld(t, lab.Options{VMs: []lab.VMSpec{
 		{Name: "db-1", Disks: []lab.DiskSpec{disk, disk}}, {Name: "app-1", Disks: []lab.DiskSpec{disk}},
 	}})
+}
+
+// startWorld starts a lab and discovers and enrols its machines.
+func startWorld(t *testing.T, o lab.Options) *world {
+	t.Helper()
+	o.Dir, o.Bin = t.TempDir(), programs(t)
+	ctx, cancel := context.WithTimeout(context.Background(), testLimit) // clean-up needs it too
+	l, err := lab.New(o)
 	require.NoError(t, err)
 	w := &world{Lab: l, t: t, ctx: ctx, vms: map[string]api.VM{}}
 	t.Cleanup(func() {
@@ -136,6 +143,8 @@ rpoThreshold: 1m
 cutInterval: 5s
 `
 
+const cutInterval = 5 * time.Second // of the policy
+
 // protect puts the machines under the policy; it does not wait.
 func (w *world) protect(names ...string) {
 	w.t.Helper()
@@ -166,7 +175,7 @@ func (w *world) prove(store, name string) lab.Proof {
 // database, with all histories, and in the logs of all programs.
 func (w *world) noSecrets() {
 	w.t.Helper()
-	secrets := [][]byte{[]byte(lab.VCenterPassword)}
+	secrets := [][]byte{[]byte(lab.VCenterPassword), []byte(azurearm.Secret), []byte(azurearm.Token), []byte("sig=")}
 	tokens, err := filepath.Glob(w.Path("secrets", "*.token"))
 	require.NoError(w.t, err)
 	require.NotEmpty(w.t, tokens)

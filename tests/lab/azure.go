@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 
 	"drover/activities/azure"
 	"drover/activities/target"
@@ -29,7 +30,8 @@ func (l *Lab) startAzure() error {
 		return nil
 	}
 	l.azure = azurearm.Start()
-	l.azure.VNet(azureGroup, Network, Subnet, "10.20.0.0/24")
+	// Machines have addresses of this host, so that what is in them can be reached.
+	l.azure.VNet(azureGroup, Network, Subnet, fmt.Sprintf("127.%d.%d.0/24", 1+rand.IntN(250), rand.IntN(250)))
 	l.azure.VNet(azureGroup, TestNetwork, Subnet, "10.99.0.0/24")
 	return errors.Join(
 		l.azure.UseEmulator(l.Azure, azurite.AccountName, azurite.Key, l.Path("managed-disks")),
@@ -52,9 +54,10 @@ func (l *Lab) target() string {
     storageEndpoint: %s
     auth: {method: %s, tenantId: %s, clientId: %s, secretFile: ../secrets/azure}
     endpoints: {authority: %q, manager: %q, ca: azure-ca.pem}
+    relay: {image: "drover:relay:linux:1", size: Standard_B2s, network: %s, subnet: %s, configServer: "https://%s"}
 `, azurearm.Subscription, azureGroup, azurearm.Location, azure.WayImport,
 		azurearm.ID("storage", "Microsoft.Storage/storageAccounts", azurite.AccountName), l.azure.StorageEndpoint(),
-		azure.ClientSecret, azurearm.Tenant, azurearm.ClientID, l.azure.URL, l.azure.URL)
+		azure.ClientSecret, azurearm.Tenant, azurearm.ClientID, l.azure.URL, l.azure.URL, Network, Subnet, l.addresses["config-server"])
 }
 
 func (l *Lab) account(container string) azstorage.Account {
@@ -109,6 +112,9 @@ func (l *Lab) TargetMachines() ([]TargetMachine, error) {
 
 func (l *Lab) azureMachines() (out []TargetMachine, err error) {
 	for _, vm := range l.azure.Machines() {
+		if vm.Tags[target.TagMachine] == "" { // a temporary process server
+			continue
+		}
 		m := TargetMachine{Instance: vm.Instance, Machine: vm.Tags[target.TagMachine], Running: vm.Running, Test: vm.Tags[target.TagTest] == "true"}
 		for i, at := range vm.Disks {
 			tag, _ := l.azure.Get(at, "tags", "drover-disk").(string)

@@ -29,6 +29,7 @@ type guests struct {
 	mu      sync.Mutex
 	running map[string]*machine // by hardware uuid
 	proxies map[string]*Proxy   // by VM name
+	relay   *relay              // nil: there is none
 	failed  error
 }
 
@@ -122,7 +123,7 @@ func (g *guests) pass(ctx context.Context, power *power) error {
 			err = errors.Join(err, e)
 		}
 	}
-	return err
+	return errors.Join(err, g.relays())
 }
 
 // powered lists the machines that are on, with their disks.
@@ -289,6 +290,9 @@ func (g *guests) close() {
 				_ = p.Stop()
 			}
 		}
+	}
+	if g.relay != nil {
+		_ = g.relay.process.Stop()
 	}
 	for _, p := range g.proxies {
 		p.Close()
