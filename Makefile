@@ -99,12 +99,13 @@ steps: ## simulate every kind of a plan's run and disturb every call of it in ev
 AZURITE_PACKAGES := ./datapath/azstorage/ ./datapath/cachestore/blockblob/ ./tests/pageblob/ ./tests/compat/
 
 .PHONY: test-azure
-test-azure: setup-test ## page blobs, cache, machines and log-ins on emulators, in memory and on disk: conformance, faults, failover, processes killed at every step
+test-azure: setup-test build ## page blobs, cache, machines and log-ins on emulators, in memory and on disk: conformance, faults, failover, processes killed at every step
 	go test -count=1 -timeout 30m $(AZURITE_PACKAGES) ./datapath/cachestore/ ./datapath/replica/pageblob/vhd/ ./activities/azure/ ./tests/azurearm/
 	go test -count=1 -timeout 30m ./datapath/replica/pageblob/ -rapid.checks=60
 	DROVER_AZURITE_DISK=1 go test -count=1 -timeout 30m $(AZURITE_PACKAGES)
 	DROVER_AZURITE_DISK=1 go test -count=1 -timeout 30m ./datapath/replica/pageblob/ -rapid.checks=20
 	go test -tags failpoint -count=1 -timeout 60m -run InAzure ./tests/kill/ -azure
+	DROVER_BIN=$(abspath $(BIN)) go test -count=1 -timeout 10m -v -run TestBackByATemporaryProcessServer ./tests/e2e/
 
 .PHONY: test-vsphere
 test-vsphere: ## sessions, watching (300 VMs), privileges, disks and the way back on a simulated vCenter, with faults
@@ -120,8 +121,9 @@ bench-vsphere: ## measure discovery of 2,000 VMs: time, memory, and room in a hi
 	go test -run '^$$' -bench Discovery -benchtime 3x ./activities/vsphere
 
 .PHONY: bench-azure
-bench-azure: setup-test ## measure uploads to an emulator, beside a plain loop of 4 MiB requests
+bench-azure: setup-test ## measure uploads to an emulator, beside azcopy where it is installed; fails when an initial replication is slower than a plain loop of 4 MiB requests
 	go test -run '^$$' -bench . -benchtime 1x -count 3 ./datapath/replica/pageblob
+	go test -run NotSlowerThanAPlainLoop -count=1 -v ./datapath/replica/pageblob -floor
 
 .PHONY: e2e
 e2e: setup build ## the whole cycle, and every process killed once

@@ -174,6 +174,12 @@ func TestLifeOfAMachine(t *testing.T) {
 			vm := w.List("Microsoft.Compute/virtualMachines")[0]
 			require.Equal(t, true, w.Get(vm, "properties", "diagnosticsProfile", "bootDiagnostics", "enabled"))
 			require.Equal(t, "shop", w.Get(vm, "tags", "owner"))
+			for id, step := range map[string]string{vm: "vm", w.List("Microsoft.Network/networkInterfaces")[0]: "nic"} {
+				require.Equal(t, step, w.Get(id, "tags", "drover-step"))
+				require.Equal(t, in.Run, w.Get(id, "tags", target.TagRun))
+				require.Equal(t, "plan-shop-1", w.Get(id, "tags", target.TagPlan))
+				require.Equal(t, machine.String(), w.Get(id, "tags", target.TagMachine))
+			}
 			require.Empty(t, w.Blobs(seeds, azure.DefaultCopies), "a copy goes when it is imported")
 
 			a := w.activities()

@@ -128,6 +128,9 @@ func (d *demo) protect(ctx context.Context) error {
 	}
 	args := append([]string{"protect"}, names...)
 	args = append(args, "--policy", "gold", "--network", lab.Network, "--subnet", lab.Subnet, "--test-network", lab.TestNetwork)
+	if d.Azure != "" {
+		args = append(args, "--relay")
+	}
 	if _, err := d.show(ctx, args...); err != nil {
 		return err
 	}
@@ -345,6 +348,12 @@ func (d *demo) reprotect(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if d.Azure != "" {
+		if d.Relay() == nil {
+			return errors.New("there is no temporary process server in Azure, by way of which the machines should stream")
+		}
+		d.say("one temporary process server in Azure passes all their streams on")
+	}
 	return d.each(func(m *MachineReport) (err error) {
 		if m.Reprotect, err = d.transfer(status, m, "reprotect"); err != nil {
 			return err
@@ -361,6 +370,9 @@ func (d *demo) failback(ctx context.Context) error {
 	begun := time.Now()
 	run, err := d.plan(ctx, "failback")
 	if err != nil {
+		return err
+	}
+	if err := d.WaitNoRelay(ctx); err != nil {
 		return err
 	}
 	results := run.Results()

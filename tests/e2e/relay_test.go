@@ -74,7 +74,7 @@ func TestBackByATemporaryProcessServer(t *testing.T) {
 	begun = time.Now()
 	r := w.act("failback", name)
 	w.booted(name, w.vms[name].BIOSUUID, r, begun)
-	require.Eventually(t, func() bool { return w.Relay() == nil }, stateLimit, 100*time.Millisecond, "it goes with the last that needs it")
+	require.NoError(t, w.WaitNoRelay(w.ctx), "it goes with the last that needs it")
 	require.False(t, relay.Running())
 	w.noSecrets()
 }

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"drover/tests/azurearm"
 )
@@ -93,4 +95,19 @@ func (l *Lab) Relay() *Process {
 		return nil
 	}
 	return l.guests.relay.process
+}
+
+// WaitNoRelay waits until there is none any more.
+func (l *Lab) WaitNoRelay(ctx context.Context) error {
+	for deadline := time.Now().Add(startLimit); l.Relay() != nil; {
+		if time.Now().After(deadline) {
+			return errors.New("the temporary process server is still there")
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pollPause):
+		}
+	}
+	return nil
 }

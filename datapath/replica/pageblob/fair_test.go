@@ -138,7 +138,7 @@ func TestOneDiskDoesNotStarveItsMachine(t *testing.T) {
 	})
 	require.Eventually(t, func() bool { return others.Load() == 2*small/maxPut }, time.Minute, time.Millisecond, "while nothing of the first is answered")
 	require.LessOrEqual(t, most.Load(), int64(parallel/2), "half of them, while another disk is not done")
-	require.Eventually(t, func() bool { return stuck.Load() == parallel }, time.Minute, time.Millisecond, "alone it may have them all")
+	require.Eventually(t, func() bool { return stuck.Load() >= parallel }, time.Minute, time.Millisecond, "alone it may have them all")
 	close(release)
 	require.NoError(t, g.Wait())
 	require.Len(t, w.State().Points, 1)
