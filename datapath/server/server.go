@@ -68,7 +68,7 @@ const (
 // GCPercent is for debug.SetGCPercent in a process that runs a Server: chunks come and
 // go by the MiB, and with the default so much garbage of theirs would wait that a server
 // of 32 streams needs twice what it holds.
-const GCPercent = 50
+const GCPercent = 40
 
 // Config of a server. All fields but Version, FS, DiskByID, Denied, Metrics and the timeouts are needed.
 type Config struct {

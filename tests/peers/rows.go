@@ -303,7 +303,7 @@ func (b *bench) delta(ctx context.Context) error {
 	const interval = time.Second
 	var best float64
 	var lag float64
-	for _, rate := range []int{40_000, 60_000, 67_000, 75_000, 84_000, 94_000, 105_000} {
+	for _, rate := range []int{40_000, 60_000, 64_500, 70_000, 76_000, 84_000, 94_000, 105_000} {
 		var moved, lags []float64
 		for range min(b.runs, deltaRuns) {
 			blocks, l, err := b.sustained(ctx, rate, interval)

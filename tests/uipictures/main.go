@@ -1,9 +1,9 @@
 // Command uipictures goes through the Temporal UI of a demo as a person does, in a
 // headless Chromium, and keeps pictures of it for docs/temporal-ui.md: it opens a machine,
 // pauses it with a signal, filters the list, asks for what is refused and resumes the
-// machine with updates; it gives the vault a policy with a resync window, and pauses,
-// resumes and triggers the schedule of the window; it starts a test of a plan, and approves
-// the step at which the run waits.
+// machine with updates; it gives the vault a plan, starts a test of it, and approves the
+// step at which the run waits; it gives the vault a policy with a resync window, and
+// pauses, resumes and triggers the schedule of the window.
 package main
 
 import (
@@ -45,10 +45,9 @@ func main() {
 	ui := flag.String("ui", "", "address of the Temporal UI, e.g. http://127.0.0.1:8233")
 	out := flag.String("out", "docs/pictures", "directory of the pictures")
 	machine := flag.String("machine", "app-1", "name of a protected machine")
-	plan := flag.String("plan", "shop", "name of a plan whose test waits at a manual step")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
-	err := visit(ctx, *ui, *out, *machine, *plan)
+	err := visit(ctx, *ui, *out, *machine)
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "uipictures:", err)
@@ -64,7 +63,7 @@ type visitor struct {
 	base string // of the pages of the namespace
 }
 
-func visit(ctx context.Context, ui, out, machine, plan string) error {
+func visit(ctx context.Context, ui, out, machine string) error {
 	if ui == "" {
 		return errors.New("--ui is missing: `make demo KEEP=1` prints the address")
 	}
@@ -80,7 +79,7 @@ func visit(ctx context.Context, ui, out, machine, plan string) error {
 	defer cancel()
 	v := &visitor{ctx: ctx, ui: ui, out: out, base: ui + "/namespaces/" + client.DefaultNamespace}
 	for _, do := range []func() error{
-		func() error { return v.machine(machine) }, func() error { return v.run(plan) }, v.schedule,
+		func() error { return v.machine(machine) }, func() error { return v.run(machine) }, v.schedule,
 	} {
 		if err := do(); err != nil {
 			return err
@@ -110,13 +109,13 @@ func (v *visitor) machine(name string) error {
 
 // nights is a policy that resynchronises by night.
 const nights = `{"by": "anna", "policy": {"name": "nights", "rpoThreshold": "15m", "cutInterval": "30s", ` +
-	`"retention": {"keep": 86400000000000}, "resync": {"automatic": true, "atOnce": 4, "window": {"timeZone": "Europe/Berlin", "start": "22:00", "end": "06:00"}}}}`
+	`"retention": {"keep": 86400000000000, "steps": [{"until": 7200000000000, "every": 0}, {"until": 86400000000000, "every": 3600000000000}]}, "resync": {"automatic": true, "atOnce": 4, "window": {"timeZone": "Europe/Berlin", "start": "22:00", "end": "06:00"}}}}`
 
 // schedule has the vault take a policy, and pauses, resumes and triggers the schedule of
 // its resync window.
 func (v *visitor) schedule() error {
 	page := "/schedules/resync-nights"
-	if err := v.send("/workflows/"+api.VaultID, "update", api.VaultApplyPolicy, nights, "policy-apply"); err != nil {
+	if err := v.send("/workflows/"+api.VaultID, "update", api.VaultApplyPolicy, nights, ""); err != nil {
 		return err
 	}
 	err := v.until("the schedule", func() (bool, error) {
@@ -127,7 +126,6 @@ func (v *visitor) schedule() error {
 		err,
 		v.see("/schedules", "schedules"),
 		v.reasoned(page, "Pause", "the storage is slow tonight", "schedule-pause"),
-		v.see(page, "schedule-paused"),
 		v.reasoned(page, "Unpause", "the storage is well", ""),
 		v.trigger(page, "schedule-trigger"),
 		v.await(fmt.Sprintf(`WorkflowType=%q AND ExecutionStatus="Completed"`, api.WorkflowResyncWindow)),
@@ -163,10 +161,7 @@ func (v *visitor) reasoned(page, button, reason, picture string) error {
 func (v *visitor) trigger(page, picture string) error {
 	err := v.open(page)
 	if err == nil {
-		err = v.click("[aria-label='Schedule Actions']", "")
-	}
-	if err == nil {
-		err = v.click("[data-testid=trigger-schedule]", "")
+		err = v.choose("[aria-label='Schedule Actions']", "", "[data-testid=trigger-schedule]")
 	}
 	if err == nil {
 		err = errors.Join(chromedp.Run(v.ctx, chromedp.Sleep(settle)), v.picture(picture))
@@ -180,9 +175,17 @@ func (v *visitor) trigger(page, picture string) error {
 	return nil
 }
 
-// run starts a test of the plan, and approves the step at which it waits.
-func (v *visitor) run(plan string) error {
-	run := "plan-" + plan + "-by-hand"
+// drill is a plan whose test waits for a person.
+const drill = `{"by": "anna", "plan": {"name": "drill", "groups": [{"name": "application", "machines": [{"name": %q}], ` +
+	`"after": [{"name": "the database is looked at", "manual": {"instructions": "Look whether the database answers, then approve."}}]}]}}`
+
+// run gives the vault a plan of the machine, starts a test of it, and approves the step
+// at which it waits.
+func (v *visitor) run(machine string) error {
+	const plan, run = "drill", "plan-drill-by-hand"
+	if err := v.send("/workflows/"+api.VaultID, "update", api.VaultApplyPlan, fmt.Sprintf(drill, machine), "plan-apply"); err != nil {
+		return err
+	}
 	form := url.Values{"workflowId": {run}, "taskQueue": {api.ControlQueue}, "workflowType": {api.WorkflowRecoveryPlan}}
 	err := v.open("/workflows/start-workflow?" + form.Encode())
 	if err == nil {
@@ -245,7 +248,16 @@ func (v *visitor) see(page, name string) error {
 }
 
 func (v *visitor) open(page string) error {
-	if err := chromedp.Run(v.ctx, chromedp.Navigate(v.base+page), chromedp.Sleep(2*settle)); err != nil {
+	err := chromedp.Run(v.ctx, chromedp.Navigate(v.base+page))
+	if err == nil {
+		err = v.until("content of "+page, func() (there bool, err error) {
+			return there, chromedp.Run(v.ctx, chromedp.Evaluate(`(document.querySelector("#content")?.innerText ?? "").trim().length > 80`, &there))
+		})
+	}
+	if err == nil {
+		err = chromedp.Run(v.ctx, chromedp.Sleep(2*settle))
+	}
+	if err != nil {
 		return fmt.Errorf("open %s: %w", page, err)
 	}
 	return nil
@@ -259,15 +271,12 @@ func (v *visitor) picture(name string) error {
 	return os.WriteFile(filepath.Join(v.out, name+".png"), png, 0o644) //nolint:gosec // pictures are for everybody
 }
 
-// send fills the dialog of a signal or an update and keeps a picture: of the dialog
-// before a signal is sent, and of the answer to an update.
+// send fills the dialog of a signal or an update and keeps a picture, if it has a name:
+// of the dialog before a signal is sent, and of the answer to an update.
 func (v *visitor) send(page, kind, name, data, picture string) error {
 	err := v.open(page)
 	if err == nil {
-		err = v.click("button", "More Actions")
-	}
-	if err == nil {
-		err = v.click("[data-testid="+kind+"-button]", "")
+		err = v.choose("button", "More Actions", "[data-testid="+kind+"-button]")
 	}
 	if err == nil {
 		err = v.click("dialog[open] [data-testid="+kind+"-select-button]", "")
@@ -284,8 +293,11 @@ func (v *visitor) send(page, kind, name, data, picture string) error {
 	if err == nil {
 		err = v.click("dialog[open] [data-testid=confirm-modal-button]", "")
 	}
-	if err == nil && kind == "update" {
-		err = errors.Join(chromedp.Run(v.ctx, chromedp.Sleep(2*settle)), v.picture(picture))
+	if err == nil {
+		err = chromedp.Run(v.ctx, chromedp.Sleep(2*settle))
+	}
+	if err == nil && kind == "update" && picture != "" {
+		err = v.picture(picture)
 	}
 	if err != nil {
 		return fmt.Errorf("%s %s on %s: %w", kind, name, page, err)
@@ -293,17 +305,31 @@ func (v *visitor) send(page, kind, name, data, picture string) error {
 	return nil
 }
 
-// click clicks the first element that can be seen and has the text, or any.
-func (v *visitor) click(selector, text string) error {
+// clicked clicks the first element that can be seen and has the text, or any, if there
+// is one.
+func (v *visitor) clicked(selector, text string) (done bool, err error) {
 	script := fmt.Sprintf(`(() => {
 		for (const e of document.querySelectorAll(%q)) {
 			if (e.checkVisibility() && [e.textContent.trim(), ""].includes(%q)) { e.click(); if (e.isContentEditable || e.tagName == "INPUT") e.focus(); return true }
 		}
 		return false
 	})()`, selector, text)
-	return v.until("element "+selector+" "+text, func() (bool, error) {
-		var done bool
-		err := chromedp.Run(v.ctx, chromedp.Evaluate(script, &done), chromedp.Sleep(settle))
+	return done, chromedp.Run(v.ctx, chromedp.Evaluate(script, &done), chromedp.Sleep(settle))
+}
+
+// click clicks an element as soon as there is one.
+func (v *visitor) click(selector, text string) error {
+	return v.until("element "+selector+" "+text, func() (bool, error) { return v.clicked(selector, text) })
+}
+
+// choose clicks an item of a menu, and opens the menu before that, until the page
+// listens to it.
+func (v *visitor) choose(menu, text, item string) error {
+	return v.until("item "+item, func() (bool, error) {
+		done, err := v.clicked(item, "")
+		if err == nil && !done {
+			_, err = v.clicked(menu, text)
+		}
 		return done, err
 	})
 }
