@@ -240,7 +240,7 @@ func (g *Guest) Run(ctx context.Context, command string) (string, error) {
 
 // wait gives the exit code of a program.
 func (g *Guest) wait(ctx context.Context, pid int64, command string) (int32, error) {
-	bounded, cancel := context.WithTimeout(ctx, g.s.program)
+	bounded, cancel := context.WithTimeout(ctx, g.s.config.GuestProgram)
 	defer cancel()
 	for pause := guestPollFirst; ; pause = min(pause*2, guestPollMost) {
 		found, err := g.processes.ListProcesses(bounded, g.auth, []int64{pid})
@@ -271,7 +271,7 @@ func (g *Guest) terminate(ctx context.Context, pid int64, command string) error 
 	if ctx.Err() != nil {
 		return failed(api.CodePush, ctx.Err(), "%s in the guest of VM %s was cut short; %s", command, g.name, what)
 	}
-	return failed(api.CodePush, nil, "%s in the guest of VM %s did not end within %s; %s", command, g.name, g.s.program, what)
+	return failed(api.CodePush, nil, "%s in the guest of VM %s did not end within %s; %s", command, g.name, g.s.config.GuestProgram, what)
 }
 
 // Upload makes a file of so many bytes, with the mode. While it arrives it is as private as

@@ -2,6 +2,7 @@ package vsphere
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,21 +27,30 @@ func (a *Activities) Inventory(ctx context.Context, v api.VCenter) (api.Inventor
 		if err != nil {
 			return err
 		}
+		vms = slices.DeleteFunc(vms, func(vm mo.VirtualMachine) bool { return vm.Config == nil || vm.Config.Template })
 		out = api.InventoryResult{UUID: s.client.ServiceContent.About.InstanceUuid}
 		known, err := s.namesOf(ctx, vms)
-		for _, vm := range vms {
-			if vm.Config == nil || vm.Config.Template {
-				continue
-			}
-			out.VMs = append(out.VMs, describe(v.Name, out.UUID, vm, known))
+		if err != nil {
+			return err
 		}
-		return err
+		refs := make([]types.ManagedObjectReference, len(vms))
+		for i, vm := range vms {
+			refs[i] = vm.Self
+		}
+		var tags tagsOf
+		tags, out.TagsError = s.tags(ctx, refs, newTagNames())
+		for _, vm := range vms {
+			described := describe(v.Name, out.UUID, vm, known)
+			described.Tags = tags[vm.Self]
+			out.VMs = append(out.VMs, described)
+		}
+		return nil
 	})
 	api.SortVMs(out.VMs)
 	return out, err
 }
 
-// describe gives a VM in our words.
+// describe gives a VM in our words, without its tags.
 func describe(vcenter, vcenterUUID string, vm mo.VirtualMachine, known names) api.VM {
 	c := vm.Config
 	out := api.VM{

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
-	"time"
 
 	"github.com/goccy/go-yaml"
 	"github.com/vmware/govmomi"
@@ -27,14 +26,17 @@ import (
 	"drover/workflows/api"
 )
 
-// session is a log-in at one vCenter. Many calls use it at once.
+// session is a log-in at one vCenter, over SOAP and, when something needs it, over REST.
+// Many calls use it at once.
 type session struct {
-	name   string
-	key    string // of what it was opened with
-	client *govmomi.Client
-	trust  *tls.Config // by which vCenter was trusted
-	// program bounds one program in a guest.
-	program time.Duration
+	name    string
+	vcenter api.VCenter
+	key     string // of what it was opened with
+	client  *govmomi.Client
+	trust   *tls.Config // by which vCenter was trusted
+	rest    restPlace
+	secret  func() (credentials, error) // as they are now
+	config  Config
 }
 
 // credentials is the file that api.VCenter.Credentials names.
@@ -114,7 +116,12 @@ func (a *Activities) login(ctx context.Context, x access) (*session, error) {
 	if err := client.Login(ctx, url.UserPassword(x.secret.User, x.secret.Password)); err != nil {
 		return nil, failed(api.CodeVCenter, err, "log in to vCenter %s as the user of credentials %s", v.Name, v.Credentials)
 	}
-	return &session{name: v.Name, key: x.key(), client: client, trust: transport.DefaultTransport().TLSClientConfig, program: a.config.GuestProgram}, nil
+	return &session{
+		name: v.Name, vcenter: v, key: x.key(), client: client, trust: transport.DefaultTransport().TLSClientConfig,
+		rest:   restPlace{lock: make(chan struct{}, 1)},
+		secret: func() (credentials, error) { return a.credentials(v.Credentials) },
+		config: a.config,
+	}, nil
 }
 
 func transportOf(x access) (*soap.Client, error) {
@@ -158,6 +165,7 @@ func pin(thumbprint string) func(tls.ConnectionState) error {
 func (s *session) logout(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), loginTimeout)
 	defer cancel()
+	s.logoutREST(ctx)
 	_ = s.client.Logout(ctx) // vCenter ends idle sessions by itself
 	s.client.CloseIdleConnections()
 }

@@ -3,6 +3,7 @@ package vsphere
 import (
 	"context"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/vmware/govmomi/event"
@@ -20,6 +21,8 @@ const (
 	watchWait  = 10 * time.Second // one wait in vCenter, which holds a session's end back
 	watchSlack = 60 * time.Second // for vCenter to answer after it
 	watchPause = time.Second      // between two reports: what comes meanwhile goes together
+	tagsRest   = 10               // such pauses after all tags were read
+	tagsRetry  = 60               // such pauses after tags could not be read
 	watchPage  = 100              // objects in one answer
 	watchMost  = time.Hour
 	destroying = 10 * time.Second
@@ -49,7 +52,12 @@ type watcher struct {
 	changed   map[types.ManagedObjectReference]bool
 	gone      map[types.ManagedObjectReference]bool
 	events    eventTail
-	full      bool // the next report is of all
+	tags      tagsOf
+	tagNames  tagNames
+	retag     bool      // all tags are to be read anew
+	tagsAfter time.Time // which is not before
+	noTags    string    // why they could not be read
+	full      bool      // the next report is of all
 	gather    time.Duration
 	tell      func(context.Context, api.WatchReport) error
 }
@@ -66,7 +74,7 @@ func (a *Activities) Watch(ctx context.Context, in api.WatchInput) error {
 			s: s, vcenter: in.VCenter.Name, url: in.VCenter.URL, uuid: s.client.ServiceContent.About.InstanceUuid, full: true,
 			names: names{}, raw: map[types.ManagedObjectReference]*mo.VirtualMachine{}, known: map[types.ManagedObjectReference]api.VM{},
 			changed: map[types.ManagedObjectReference]bool{}, gone: map[types.ManagedObjectReference]bool{},
-			events: eventTail{after: in.After}, gather: a.config.Gather,
+			events: eventTail{after: in.After}, gather: a.config.Gather, tags: tagsOf{}, tagNames: newTagNames(), retag: true,
 			tell: func(ctx context.Context, r api.WatchReport) error { return a.config.Tell(ctx, in.VCenter.Name, r) },
 		}
 		return w.run(ctx, until)
@@ -141,6 +149,9 @@ func (w *watcher) wait(ctx context.Context) (truncated bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, watchWait+watchSlack)
 	defer cancel()
 	seconds := int32(watchWait / time.Second)
+	if w.retag { // tags are due before that
+		seconds = min(seconds, 1+int32(max(0, time.Until(w.tagsAfter))/time.Second))
+	}
 	res, err := methods.WaitForUpdatesEx(ctx, w.s.client.Client, &types.WaitForUpdatesEx{
 		This: w.collector.Reference(), Version: w.version,
 		Options: &types.WaitOptions{MaxWaitSeconds: &seconds, MaxObjectUpdates: watchPage},
@@ -165,6 +176,7 @@ func (w *watcher) update(u types.ObjectUpdate) {
 	ref := u.Obj
 	if u.Kind == types.ObjectUpdateKindLeave {
 		delete(w.raw, ref)
+		delete(w.tags, ref)
 		delete(w.changed, ref)
 		w.gone[ref] = true
 		return
@@ -201,13 +213,16 @@ func (w *watcher) report(ctx context.Context) error {
 	if err := w.names.learn(ctx, w.s, w.raw, w.changed); err != nil {
 		return err
 	}
-	r := api.WatchReport{Full: w.full, From: w.url, UUID: w.uuid}
+	told := w.noTags
+	w.readTags(ctx, events)
+	r := api.WatchReport{Full: w.full, From: w.url, UUID: w.uuid, TagsError: w.noTags}
 	for ref := range w.changed {
 		raw := w.raw[ref]
 		if raw.Config == nil || raw.Config.InstanceUuid == "" || raw.Config.Template {
 			continue
 		}
 		vm := describe(w.vcenter, w.uuid, *raw, w.names)
+		vm.Tags = w.tags[ref]
 		if before, told := w.known[ref]; told && !w.full && reflect.DeepEqual(before, vm) {
 			continue // what changed is nothing of ours
 		}
@@ -224,7 +239,7 @@ func (w *watcher) report(ctx context.Context) error {
 		delete(w.known, ref)
 	}
 	r.After = w.events.after
-	if !r.Full && len(r.VMs) == 0 && len(r.Gone) == 0 && len(r.Events) == 0 {
+	if !r.Full && len(r.VMs) == 0 && len(r.Gone) == 0 && len(r.Events) == 0 && r.TagsError == told {
 		w.settled()
 		return nil
 	}
@@ -238,6 +253,44 @@ func (w *watcher) report(ctx context.Context) error {
 	case <-time.After(w.gather):
 	}
 	return nil
+}
+
+// readTags reads the tags of VMs that are new, and of all when an event tells that some
+// changed: no update of the property collector does. They are read at once in the first
+// report, and with a rest between two times.
+func (w *watcher) readTags(ctx context.Context, events []types.BaseEvent) {
+	if slices.ContainsFunc(events, tagging) {
+		w.retag, w.tagNames = true, newTagNames()
+	}
+	if time.Now().Before(w.tagsAfter) {
+		return
+	}
+	var ask []types.ManagedObjectReference
+	for ref := range w.raw {
+		if _, known := w.tags[ref]; w.retag || !known {
+			ask = append(ask, ref)
+		}
+	}
+	if len(ask) == 0 {
+		return
+	}
+	found, why := w.s.tags(ctx, ask, w.tagNames)
+	if w.retag || why != "" {
+		w.noTags = why
+	}
+	if found == nil {
+		w.retag, w.tagsAfter = true, time.Now().Add(tagsRetry*w.gather)
+		return
+	}
+	for _, ref := range ask {
+		if !slices.Equal(w.tags[ref], found[ref]) {
+			w.changed[ref] = true
+		}
+		w.tags[ref] = found[ref] // nil: it is known to have none
+	}
+	if w.retag {
+		w.retag, w.tagsAfter = false, time.Now().Add(tagsRest*w.gather)
+	}
 }
 
 func (w *watcher) settled() {

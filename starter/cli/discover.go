@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -22,13 +23,15 @@ type discovered struct {
 
 func (a *app) discoverCommand() *cobra.Command {
 	var details bool
+	var tag string
 	cmd := &cobra.Command{
 		Use:   "discover [VCENTER]",
 		Short: "Look for VMs in vCenter now, and list them",
 		Long: "Look for VMs in vCenter now, and list them with their machine ids and disks, the agents in them, and whether the guests\n" +
 			"would boot in the target (column preflight), protected or not. With one vCenter known, its name can be left out.\n" +
+			"With --tag, those alone that have the tag in vCenter.\n" +
 			"With --details, for each VM that has an agent how changes are found, the disks as the guest has them, and the findings with what to do.",
-		Example: "  drover discover vc-1\n  drover discover vc-1 --details\n  drover discover vc-1 --json",
+		Example: "  drover discover vc-1\n  drover discover vc-1 --details\n  drover discover vc-1 --tag tier/gold\n  drover discover vc-1 --json",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := a.connect(cmd.Context()); err != nil {
@@ -46,6 +49,9 @@ func (a *app) discoverCommand() *cobra.Command {
 			if d.Error != "" {
 				return fmt.Errorf("discovery of %s: %s", d.VCenter.Name, d.Error)
 			}
+			if tag != "" {
+				d.VMs = slices.DeleteFunc(d.VMs, func(vm api.VM) bool { return !slices.Contains(tagWords(vm), tag) })
+			}
 			out, err := a.withAgents(cmd.Context(), d)
 			if err != nil {
 				return err
@@ -59,6 +65,7 @@ func (a *app) discoverCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&details, "details", false, "show what each agent reports of its guest")
+	cmd.Flags().StringVar(&tag, "tag", "", "list the VMs alone that have this tag, CATEGORY/NAME")
 	return cmd
 }
 
@@ -109,7 +116,8 @@ func printVMs(w io.Writer, d discovered) {
 	}
 	t := table.NewWriter()
 	t.SetOutputMirror(w)
-	t.AppendHeader(table.Row{"VM", "power", "CPUs", "memory", "disks", "agent", "preflight", "machine id", "BIOS uuid"})
+	t.AppendHeader(table.Row{"VM", "power", "CPUs", "memory", "disks", "agent", "preflight", "tags", "machine id", "BIOS uuid"})
+	t.SuppressEmptyColumns()
 	for _, vm := range d.VMs {
 		power := "off"
 		if vm.PoweredOn {
@@ -123,9 +131,22 @@ func printVMs(w io.Writer, d discovered) {
 		if r, ok := agents[vm.Machine]; ok {
 			agent, preflight = strings.TrimSpace(r.Version+" "+r.State), preflightWord(r.Preflight)
 		}
-		t.AppendRow(table.Row{vm.Name, power, vm.CPUs, size(int64(vm.MemoryMB) << 20), strings.Join(disks, "\n"), agent, preflight, vm.Machine, vm.BIOSUUID})
+		t.AppendRow(table.Row{vm.Name, power, vm.CPUs, size(int64(vm.MemoryMB) << 20), strings.Join(disks, "\n"), agent, preflight,
+			strings.Join(tagWords(vm), "\n"), vm.Machine, vm.BIOSUUID})
 	}
 	t.Render()
+	if d.TagsError != "" {
+		_, _ = fmt.Fprintf(w, "warning: the tags may not be up to date: %s\n", d.TagsError)
+	}
+}
+
+// tagWords are the VM's tags as people write them.
+func tagWords(vm api.VM) []string {
+	out := make([]string, len(vm.Tags))
+	for i, t := range vm.Tags {
+		out[i] = t.String()
+	}
+	return out
 }
 
 // printGuests shows what each agent reports. What is protected the machines know: here

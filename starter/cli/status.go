@@ -211,6 +211,9 @@ func printDetails(w io.Writer, l machineLine) {
 	defer printGroup(w, l.Stream)
 	_, _ = fmt.Fprintf(w, "machine %s, policy %s, epoch %d, in this state since %s\n", m.Machine, m.Policy, m.Assignment.Epoch, m.Since.Local().Format(time.DateTime))
 	_, _ = fmt.Fprintf(w, "possible now: %s\n", strings.Join(m.Possible, ", "))
+	if len(m.VM.Tags) > 0 {
+		_, _ = fmt.Fprintf(w, "tags in vCenter: %s\n", strings.Join(tagWords(m.VM), ", "))
+	}
 	if m.Agent == nil {
 		for _, d := range m.Protected {
 			_, _ = fmt.Fprintf(w, "disk %s, %s (%s)\n", d.Label, size(d.Size), d.ID)

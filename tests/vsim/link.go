@@ -9,8 +9,7 @@ import (
 	"time"
 
 	"github.com/vmware/govmomi/object"
-	"github.com/vmware/govmomi/view"
-	"github.com/vmware/govmomi/vim25/mo"
+	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -29,7 +28,7 @@ func (s *Sim) watch(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			if err := s.link(ctx); err != nil && ctx.Err() == nil {
+			if err := s.link(); err != nil {
 				fmt.Fprintln(os.Stderr, "vsim: link the master target's disks:", err)
 			}
 		}
@@ -37,58 +36,65 @@ func (s *Sim) watch(ctx context.Context) {
 }
 
 // link makes the master target's directory show the disks that its VM has, and
-// notes which disks are in use.
-func (s *Sim) link(ctx context.Context) error {
-	manager := view.NewManager(s.client.Client)
-	all, err := manager.CreateContainerView(ctx, s.client.ServiceContent.RootFolder, []string{"VirtualMachine"}, true)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = all.Destroy(context.WithoutCancel(ctx)) }()
-	var vms []mo.VirtualMachine
-	if err := all.Retrieve(ctx, []string{"VirtualMachine"}, []string{"name", "config.hardware.device", "runtime.powerState"}, &vms); err != nil {
-		return err
-	}
+// notes which disks are in use. It looks at the VMs themselves, each with its lock.
+func (s *Sim) link() error {
+	all := s.model.Map()
+	ctx := &simulator.Context{Context: context.Background(), Map: all}
 	holders := map[string]string{}
-	for _, vm := range vms {
-		if vm.Config == nil {
+	disks := []attached{}
+	for _, e := range all.All("VirtualMachine") {
+		vm, ok := e.(*simulator.VirtualMachine)
+		if !ok {
 			continue
 		}
-		if vm.Name == s.spec.MasterTarget.Name {
-			if err := s.linkDisks(vm); err != nil {
-				return err
+		ctx.WithLock(vm, func() {
+			target := vm.Name == s.spec.MasterTarget.Name
+			if !target && vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn {
+				return
 			}
-		} else if vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn {
-			continue
-		}
-		for _, file := range diskFiles(vm.Config) {
-			holders[file] = vm.Name
-		}
+			for _, file := range diskFiles(vm.Config) {
+				holders[file] = vm.Name
+			}
+			if target {
+				disks = disksOf(vm.Config)
+			}
+		})
 	}
 	s.mu.Lock()
 	s.holders = holders
 	s.mu.Unlock()
-	return nil
+	return s.linkDisks(disks)
 }
 
-func (s *Sim) linkDisks(vm mo.VirtualMachine) error {
-	dir := ByUUID(s.dir, vm.Name)
+// attached is a disk of the master target's VM.
+type attached struct {
+	uuid, file string
+	size       int64
+}
+
+func disksOf(config *types.VirtualMachineConfigInfo) (out []attached) {
+	for _, d := range object.VirtualDeviceList(config.Hardware.Device).SelectByType((*types.VirtualDisk)(nil)) {
+		if b, ok := d.GetVirtualDevice().Backing.(*types.VirtualDiskFlatVer2BackingInfo); ok && b.Uuid != "" {
+			out = append(out, attached{b.Uuid, b.FileName, d.(*types.VirtualDisk).CapacityInBytes})
+		}
+	}
+	return out
+}
+
+func (s *Sim) linkDisks(disks []attached) error {
+	dir := ByUUID(s.dir, s.spec.MasterTarget.Name)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	want := map[string]string{}
-	for _, d := range object.VirtualDeviceList(vm.Config.Hardware.Device).SelectByType((*types.VirtualDisk)(nil)) {
-		backing, ok := d.GetVirtualDevice().Backing.(*types.VirtualDiskFlatVer2BackingInfo)
-		if !ok || backing.Uuid == "" {
-			continue
-		}
-		path, err := s.flatFile(backing.FileName)
+	for _, d := range disks {
+		path, err := s.flatFile(d.file)
 		if err != nil {
 			return err
 		}
-		want[backing.Uuid] = path
+		want[d.uuid] = path
 		// The simulator makes disks of no size.
-		if err := truncate(path, d.(*types.VirtualDisk).CapacityInBytes); err != nil {
+		if err := truncate(path, d.size); err != nil {
 			return err
 		}
 	}

@@ -26,11 +26,11 @@ func (s *Sim) before(ctx *simulator.Context, m *simulator.Method) (mo.Reference,
 	}
 	switch object := ctx.Map.Get(m.This).(type) {
 	case *simulator.VirtualMachine:
-		ctx.Session.Registry.Put(&vm{object, s})
+		standIn(ctx, &vm{object, s})
 	case *simulator.Folder:
-		ctx.Session.Registry.Put(&folder{object, s})
+		standIn(ctx, &folder{object, s})
 	case *simulator.AuthorizationManager:
-		ctx.Session.Registry.Put(&rights{object, s})
+		standIn(ctx, &rights{object, s})
 	}
 	for _, e := range ctx.Session.All("VirtualMachine") {
 		if ctx.Map.Get(e.Reference()) == nil { // deleted: what stands for it in the session goes, too
@@ -38,6 +38,14 @@ func (s *Sim) before(ctx *simulator.Context, m *simulator.Method) (mo.Reference,
 		}
 	}
 	return nil, nil
+}
+
+// standIn lets the session's calls of an object go to what stands for it. It is put once
+// and with the object's lock, because the registry writes to what it is given.
+func standIn(ctx *simulator.Context, object mo.Reference) {
+	if ctx.Session.Registry.Get(object.Reference()) == nil {
+		ctx.WithLock(object, func() { ctx.Session.Registry.Put(object) })
+	}
 }
 
 // lacks reports whether the session's user was restricted on the object.
@@ -134,6 +142,7 @@ func (f *folder) CreateVMTask(ctx *simulator.Context, req *types.CreateVM_Task) 
 		}
 	}
 	if fault == nil {
+		f.sim.making.begin(ctx, f.Self)
 		return f.Folder.CreateVMTask(ctx, req)
 	}
 	task := simulator.CreateTask(f.Folder, "createVm", func(*simulator.Task) (types.AnyType, types.BaseMethodFault) { return nil, fault })

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"path"
 	"regexp"
 	"sync"
 	"time"
@@ -63,7 +64,7 @@ func (p *Proxy) Close() {
 	p.server.Close()
 }
 
-// Trouble lets the next calls of a method ("Login") have troubles, one each.
+// Trouble lets the next calls of a method ("Login"; over REST "POST session") have troubles, one each.
 func (p *Proxy) Trouble(method string, t ...Trouble) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -104,7 +105,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request, forward http.Handl
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
-	method := ""
+	method := r.Method + " " + path.Base(r.URL.Path) // of REST
 	if m := soapMethod.FindSubmatch(body); m != nil {
 		method = string(m[1])
 	}

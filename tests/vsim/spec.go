@@ -30,6 +30,8 @@ type VMSpec struct {
 	CPUs     int32   `yaml:"cpus"`
 	MemoryMB int64   `yaml:"memoryMB"`
 	Disks    []int64 `yaml:"disks"`
+	// Tags are "category/name".
+	Tags []string `yaml:"tags"`
 }
 
 // ReadSpec reads a spec; unknown fields are refused.

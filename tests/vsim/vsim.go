@@ -44,6 +44,8 @@ type Sim struct {
 	info   Info
 	thumb  string
 	guests *guests
+	making *making
+	rest   *restDoor
 
 	stop context.CancelFunc
 	wg   sync.WaitGroup
@@ -65,7 +67,7 @@ func Start(ctx context.Context, dir, listen string, spec Spec) (*Sim, error) {
 	if err := os.MkdirAll(filepath.Join(dir, "datastore"), 0o755); err != nil {
 		return nil, fmt.Errorf("start the simulated vCenter: %w", err)
 	}
-	s := &Sim{dir: dir, spec: spec, faults: map[string]types.BaseMethodFault{}, noTools: map[string]bool{}, hangs: map[string]bool{}, denied: map[string]map[string]bool{}}
+	s := &Sim{dir: dir, spec: spec, making: newMaking(), faults: map[string]types.BaseMethodFault{}, noTools: map[string]bool{}, hangs: map[string]bool{}, denied: map[string]map[string]bool{}}
 	if err := s.serve(listen); err != nil {
 		return nil, fmt.Errorf("start the simulated vCenter: %w", err)
 	}
@@ -74,7 +76,7 @@ func Start(ctx context.Context, dir, listen string, spec Spec) (*Sim, error) {
 		s.guests.close()
 		return nil, fmt.Errorf("fill the simulated vCenter: %w", err)
 	}
-	if err := s.link(ctx); err != nil {
+	if err := s.link(); err != nil {
 		s.server.Close()
 		s.guests.close()
 		return nil, err
@@ -115,10 +117,12 @@ func (s *Sim) serve(listen string) error {
 	s.model.Service.TLS = new(tls.Config)
 	s.model.Service.Listen = &url.URL{Host: listen, User: url.UserPassword(s.spec.User, s.spec.Password)}
 	s.model.Map().Handler = s.before
+	s.model.Map().AddHandler(s.making)
 	if err := s.serveGuests(); err != nil {
 		return err
 	}
 	s.server = s.model.Service.NewServer()
+	s.serveREST()
 	s.thumb = fmt.Sprintf("%X", sha256.Sum256(s.server.Certificate().Raw))
 	return nil
 }
@@ -173,6 +177,11 @@ func (s *Sim) fill(ctx context.Context) error {
 		}
 		if vm.Name != mt.Name {
 			s.info.VMs = append(s.info.VMs, info)
+		}
+		for _, tag := range vm.Tags {
+			if err := s.Tag(ctx, vm.Name, tag); err != nil {
+				return fmt.Errorf("tag %s of VM %s: %w", tag, vm.Name, err)
+			}
 		}
 	}
 	return nil

@@ -248,6 +248,8 @@ type VerifyInput struct {
 type InventoryResult struct {
 	UUID string `json:"uuid"`
 	VMs  VMList `json:"vms"`
+	// TagsError is why tags, or some, could not be read.
+	TagsError string `json:"tagsError,omitempty"`
 }
 
 // VMRef names a VM.

@@ -169,6 +169,8 @@ type VM struct {
 	SecureBoot     bool   `json:"secureBoot,omitempty"`
 	Host           string `json:"host,omitempty"`
 	Folder         string `json:"folder,omitempty"`
+	// Tags are in order, at most MaxVMTags. None may also be that they are not known.
+	Tags []VMTag `json:"tags,omitempty"`
 }
 
 // VMDisk is a disk of a VM.

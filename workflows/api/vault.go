@@ -163,6 +163,8 @@ type DiscoveryStatus struct {
 	Changed  time.Time   `json:"changed,omitzero"`
 	Since    time.Time   `json:"since,omitzero"` // of the error
 	After    EventCursor `json:"after,omitzero"` // the last event that is known
+	// TagsError is why tags of VMs, or some, could not be read; those known before stay.
+	TagsError string `json:"tagsError,omitempty"`
 }
 
 // PointsInput asks for a machine's recovery points; the workflow ListPoints

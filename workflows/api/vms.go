@@ -103,6 +103,8 @@ type WatchReport struct {
 	Gone   []string    `json:"gone,omitempty"` // instance uuids
 	Events []VMEvent   `json:"events,omitempty"`
 	After  EventCursor `json:"after"`
+	// TagsError is why tags, or some, could not be read.
+	TagsError string `json:"tagsError,omitempty"`
 }
 
 // SignalVMEvent tells the entity of something that happened to its VM, a VMEvent.

@@ -27,13 +27,18 @@ type discovery struct {
 	wanted  int                        // passes, until those who wait have theirs
 	passing bool                       // one is under way
 	watches bool                       // this run watches
+	tags    bool                       // this run tells machines of tags
 	busy    int                        // reports being taken
 	missed  []api.WatchReport          // that came while a pass was under way
 	vault   map[string]api.VaultMember // machines, while a report is taken
 }
 
-// changeWatch is since when vCenters are watched; runs from before look every few minutes.
-const changeWatch = "watch"
+const (
+	// changeWatch is since when vCenters are watched; runs from before look every few minutes.
+	changeWatch = "watch"
+	// changeTags is since when a VM has changed if its tags have.
+	changeTags = "tags"
+)
 
 // Workflow passes over the vCenter now and then, and whenever it is asked to.
 func Workflow(ctx workflow.Context, in api.DiscoveryInput) error {
@@ -50,6 +55,7 @@ func Workflow(ctx workflow.Context, in api.DiscoveryInput) error {
 	}
 	if workflow.GetVersion(ctx, changeWatch, workflow.DefaultVersion, 1) == 1 {
 		d.watches = true
+		d.tags = workflow.GetVersion(ctx, changeTags, workflow.DefaultVersion, 1) == 1
 		return d.watch(ctx)
 	}
 	for d.passes < maxPasses || d.asked > 0 {
@@ -103,12 +109,12 @@ func (d *discovery) pass(ctx workflow.Context) {
 		return
 	}
 	before := d.byInstance()
-	d.UUID, d.VMs, d.LastPass = out.UUID, out.VMs, workflow.Now(ctx)
+	d.UUID, d.VMs, d.LastPass, d.TagsError = out.UUID, tagged(out.VMs, before, out.TagsError), workflow.Now(ctx), out.TagsError
 	for _, r := range missed {
 		d.merge(r)
 	}
 	d.Error, d.Since = "", time.Time{}
-	workflow.SetCurrentDetails(ctx, "vCenter "+d.VCenter.Name+" is up to date")
+	workflow.SetCurrentDetails(ctx, "vCenter "+d.VCenter.Name+" is up to date"+noTags(out.TagsError))
 	d.tell(ctx, before)
 	d.vault = nil
 }
@@ -118,7 +124,7 @@ func (d *discovery) pass(ctx workflow.Context) {
 func (d *discovery) tell(ctx workflow.Context, before map[string]api.VM) {
 	for _, vm := range d.VMs {
 		old, known := before[vm.InstanceUUID]
-		if known && same(old, vm) {
+		if known && same(old, vm) && (!d.tags || slices.Equal(old.Tags, vm.Tags)) {
 			continue
 		}
 		if !known && (len(before) == 0 || !d.watches) {
@@ -128,7 +134,20 @@ func (d *discovery) tell(ctx workflow.Context, before map[string]api.VM) {
 	}
 }
 
-// same reports whether two looks at a VM saw the same.
+// tagged gives VMs without tags those that they had before, if tags could not be read.
+func tagged(vms []api.VM, before map[string]api.VM, tagsError string) []api.VM {
+	if tagsError == "" {
+		return vms
+	}
+	for i, vm := range vms {
+		if len(vm.Tags) == 0 {
+			vms[i].Tags = before[vm.InstanceUUID].Tags
+		}
+	}
+	return vms
+}
+
+// same reports whether two looks at a VM saw the same but for its tags.
 func same(a, b api.VM) bool {
 	if !slices.Equal(a.Disks, b.Disks) || !slices.Equal(a.NICs, b.NICs) {
 		return false

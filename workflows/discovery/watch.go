@@ -83,18 +83,28 @@ func (d *discovery) take(ctx workflow.Context, r api.WatchReport) {
 		d.missed = append(d.missed, r) // the pass may have looked before
 	}
 	before := d.byInstance()
+	r.VMs = tagged(r.VMs, before, r.TagsError)
 	d.merge(r)
+	d.TagsError = r.TagsError
 	d.Error, d.Since, d.UUID, d.Watching, d.Changed, d.After = "", time.Time{}, r.UUID, true, workflow.Now(ctx), r.After
 	if r.Full {
 		d.LastPass = d.Changed
 	}
-	workflow.SetCurrentDetails(ctx, "vCenter "+d.VCenter.Name+" is watched")
+	workflow.SetCurrentDetails(ctx, "vCenter "+d.VCenter.Name+" is watched"+noTags(r.TagsError))
 	d.tell(ctx, before)
 	d.tellGone(ctx, before)
 	for _, e := range r.Events {
 		d.signal(ctx, d.members(ctx), e.Machine.String(), api.SignalVMEvent, e)
 	}
 	d.vault = nil
+}
+
+// noTags is what a run's details say of tags that could not be read.
+func noTags(tagsError string) string {
+	if tagsError == "" {
+		return ""
+	}
+	return ", but for tags: " + tagsError
 }
 
 // merge puts a report into the list, which stays in order.

@@ -303,6 +303,7 @@ func (e *entity) failback(ctx workflow.Context, q api.QueuedAction) (api.ActionR
 	}
 	message := "failed back" + e.releaseRelay(ctx)
 	e.s.Assignment = api.Assignment{Epoch: epoch}
+	out.VM.Tags = e.s.VM.Tags // which discovery alone tells
 	e.s.VM, e.assigned = out.VM, 0
 	e.settleRemade(ctx)
 	e.setState(ctx, api.StateFailedBack)

@@ -187,6 +187,7 @@ func (e *entity) takeDisks(ctx workflow.Context) {
 		if err != nil {
 			e.vcenterError = "vCenter could not be asked: " + fault.Message(err)
 		} else if vm.Machine == e.s.Machine {
+			vm.Tags = e.s.VM.Tags // which discovery alone tells
 			e.s.VM = vm
 		}
 		if e.s.State != api.StateProtected || e.possible(api.ActionResync) != nil {
