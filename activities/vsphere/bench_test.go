@@ -17,14 +17,18 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vapi/rest"
+	_ "github.com/vmware/govmomi/vapi/simulator" // the simulator's REST
+	"github.com/vmware/govmomi/vapi/tags"
+	"github.com/vmware/govmomi/vim25/mo"
 
 	"drover/workflows/api"
 )
 
 var benchVMs = flag.Int("bench-vms", 2000, "VMs of BenchmarkDiscovery")
 
-// BenchmarkDiscovery measures a full pass and the begin of a watch over many VMs, each
-// with its history's bytes. Heap is what the activities hold beside the simulator, which
+// BenchmarkDiscovery measures a full pass and the begin of a watch over many VMs with five
+// tags each, and its history's bytes. Heap is what the activities hold beside the simulator, which
 // is in the same process.
 func BenchmarkDiscovery(b *testing.B) {
 	m := simulator.VPX()
@@ -32,7 +36,7 @@ func BenchmarkDiscovery(b *testing.B) {
 	m.Host, m.ClusterHost = 0, 4
 	require.NoError(b, m.Create())
 	defer m.Remove()
-	m.Service.TLS = new(tls.Config)
+	m.Service.TLS, m.Service.RegisterEndpoints = new(tls.Config), true
 	server := m.Service.NewServer()
 	defer server.Close()
 	secrets := b.TempDir()
@@ -41,6 +45,7 @@ func BenchmarkDiscovery(b *testing.B) {
 		Thumbprint: fmt.Sprintf("%X", sha256.Sum256(server.Certificate().Raw))}
 	a := benchActivities(b, secrets, v)
 	defer a.Close(context.Background())
+	benchTags(b, a, v)
 
 	b.Run("pass", func(b *testing.B) {
 		for range b.N {
@@ -48,6 +53,8 @@ func BenchmarkDiscovery(b *testing.B) {
 			out, err := a.Inventory(b.Context(), v)
 			require.NoError(b, err)
 			require.Len(b, out.VMs, *benchVMs)
+			require.Empty(b, out.TagsError)
+			require.Len(b, out.VMs[0].Tags, 5)
 			told(b, out.VMs, before)
 		}
 	})
@@ -57,6 +64,7 @@ func BenchmarkDiscovery(b *testing.B) {
 			ctx, stop := context.WithCancel(b.Context())
 			a.config.Tell = func(_ context.Context, _ string, r api.WatchReport) error {
 				require.Len(b, r.VMs, *benchVMs)
+				require.Len(b, r.VMs[0].Tags, 5)
 				told(b, r.VMs, before)
 				stop()
 				return nil
@@ -65,6 +73,32 @@ func BenchmarkDiscovery(b *testing.B) {
 			require.True(b, errors.Is(err, context.Canceled), "%v", err)
 		}
 	})
+}
+
+// benchTags gives each VM one tag of each of five categories, 100 tags in all.
+func benchTags(b *testing.B, a *Activities, v api.VCenter) {
+	ctx := b.Context()
+	require.NoError(b, a.on(ctx, v, func(s *session) error {
+		vms, err := s.list(ctx, []string{"name"})
+		require.NoError(b, err)
+		return s.onREST(ctx, func(c *rest.Client) error {
+			m := tags.NewManager(c)
+			for _, category := range []string{"tier", "app", "owner", "zone", "backup"} {
+				in, err := m.CreateCategory(ctx, &tags.Category{Name: category})
+				require.NoError(b, err)
+				for n := range 20 {
+					tag, err := m.CreateTag(ctx, &tags.Tag{Name: fmt.Sprintf("%s-%02d", category, n), CategoryID: in})
+					require.NoError(b, err)
+					var refs []mo.Reference
+					for i := n; i < len(vms); i += 20 {
+						refs = append(refs, vms[i].Self)
+					}
+					require.NoError(b, m.AttachTagToMultipleObjects(ctx, tag, refs))
+				}
+			}
+			return nil
+		})
+	}))
 }
 
 func heap() uint64 {

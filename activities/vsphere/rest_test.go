@@ -325,7 +325,7 @@ func TestTagsOfOthers(t *testing.T) {
 	require.Equal(t, []string{"id:urn:gone", "id:urn:hidden", "id:urn:good", "id:urn:tier", "id:urn:lost", "id:urn:secret"}, asked, "each once")
 }
 
-// TestManyTaggedVMs: they are asked for in few questions.
+// TestManyTaggedVMs: they are asked for in few questions, and what they have is bounded.
 func TestManyTaggedVMs(t *testing.T) {
 	var questions atomic.Int32
 	w := newTagged(t)
@@ -341,10 +341,38 @@ func TestManyTaggedVMs(t *testing.T) {
 	})
 	w.sim.REST(mux)
 	err := w.on(t.Context(), w.vcenter, func(s *session) error {
-		_, why := s.tags(t.Context(), vms, newTagNames())
+		out, why := s.tags(t.Context(), vms, newTagNames())
 		require.Empty(t, why)
+		require.Empty(t, out)
 		return nil
 	})
 	require.NoError(t, err)
 	require.EqualValues(t, 3, questions.Load())
+
+	// Each of the many has as many tags as a VM may have.
+	var answer strings.Builder
+	names := newTagNames()
+	for i := range api.MaxVMTags {
+		names.tags[fmt.Sprintf("urn:%d", i)] = tag("c", fmt.Sprint(i))
+		fmt.Fprintf(&answer, `,"urn:%d"`, i)
+	}
+	ids, n := answer.String()[1:], 0
+	w.sim.REST(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = fmt.Fprint(w, `{"value":[`)
+		for i := range tagsPage {
+			if i > 0 {
+				_, _ = fmt.Fprint(w, ",")
+			}
+			_, _ = fmt.Fprintf(w, `{"object_id":{"type":"VirtualMachine","id":"vm-%d"},"tag_ids":[%s]}`, n, ids)
+			n++
+		}
+		_, _ = fmt.Fprint(w, `]}`)
+	}))
+	err = w.on(t.Context(), w.vcenter, func(s *session) error {
+		out, why := s.tags(t.Context(), make([]types.ManagedObjectReference, 4000), names)
+		require.Contains(t, why, "more than 50000 tags")
+		require.Len(t, out, maxTagged/api.MaxVMTags)
+		return nil
+	})
+	require.NoError(t, err)
 }

@@ -22,6 +22,7 @@ const (
 	tagsTimeout = 30 * time.Second // all of it: what else is seen waits for it
 	tagsPage    = 500              // VMs in one question
 	maxTags     = 2000             // different ones of a vCenter; each is a question
+	maxTagged   = 50_000           // on VMs, in one go: some 170 KiB of a history
 )
 
 // tagsOf are the tags of VMs.
@@ -59,6 +60,7 @@ func (s *session) tags(ctx context.Context, vms []types.ManagedObjectReference, 
 // readTags asks for many VMs at once, and then for each tag that is not known.
 func readTags(ctx context.Context, m *tags.Manager, vms []types.ManagedObjectReference, names tagNames) (out tagsOf, why string, err error) {
 	out = tagsOf{}
+	room := maxTagged
 	for page := range slices.Chunk(vms, tagsPage) {
 		refs := make([]mo.Reference, len(page))
 		for i := range page {
@@ -80,8 +82,12 @@ func readTags(ctx context.Context, m *tags.Manager, vms []types.ManagedObjectRef
 				}
 				known = append(known, names.tags[id])
 			}
-			if known = orderly(known); len(known) > 0 {
-				out[a.ObjectID.Reference()] = known
+			if known = orderly(known); len(known) > room {
+				why = fmt.Sprintf("the VMs have more than %d tags: some are left out", maxTagged)
+				continue
+			}
+			if len(known) > 0 {
+				out[a.ObjectID.Reference()], room = known, room-len(known)
 			}
 		}
 	}

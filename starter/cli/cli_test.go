@@ -301,6 +301,15 @@ func TestDiscoverAsksForAllAgents(t *testing.T) {
 	printVMs(&out, got)
 	require.Regexp(t, `db-1 .*1.4.0 streaming .*1 fail, 1 warn`, out.String())
 	require.Regexp(t, `app-1 .* - .* - `, out.String())
+	require.NotContains(t, out.String(), "TAGS")
+	require.NotContains(t, out.String(), "warning")
+	out.Reset()
+	got.VMs[1].Tags = []api.VMTag{{Category: "app", Name: "erp"}, {Category: "tier", Name: "gold"}}
+	got.TagsError = "vCenter is busy"
+	printVMs(&out, got)
+	require.Contains(t, out.String(), "TAGS")
+	require.Regexp(t, `(?s)db-1 .* app/erp .* tier/gold `, out.String())
+	require.Contains(t, out.String(), "warning: the tags may not be up to date: vCenter is busy")
 	out.Reset()
 	printGuests(&out, got)
 	require.Regexp(t, `(?s)db-1: agent 1.4.0 on db.*trace.*/dev/sda .* yes .*/dev/sdd .* no .*added after.*FAIL initramfs`, out.String())

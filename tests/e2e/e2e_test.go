@@ -67,7 +67,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	disk := lab.DiskSpec{Size: 192 << 20, Content: content(t)}
 	return startWorld(t, lab.Options{VMs: []lab.VMSpec{
-		{Name: "db-1", Disks: []lab.DiskSpec{disk, disk}}, {Name: "app-1", Disks: []lab.DiskSpec{disk}},
+		{Name: "db-1", Disks: []lab.DiskSpec{disk, disk}}, {Name: "app-1", Disks: []lab.DiskSpec{disk}, Tags: []string{"tier/gold"}},
 	}})
 }
 

@@ -50,6 +50,8 @@ func TestVerbs(t *testing.T) {
 	w.act("set-policy", "app-1", "silver")
 	require.Equal(t, "silver", w.await(api.StateProtected, "app-1")["app-1"].Machine.Policy)
 
+	w.changesInVCenter("app-1")
+
 	t.Log("test failover of one machine, and clean-up")
 	begun := time.Now()
 	r := w.act("test-failover", "app-1")
@@ -98,6 +100,31 @@ func TestVerbs(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, []stream.Verdict{stream.VerdictEqual, stream.VerdictUnsettled}, r1.Verdict, "while it is written")
 	w.recoverAlone("db-1")
+}
+
+// changesInVCenter: what somebody does there is in the machine's workflow in seconds; its
+// tags have been from the beginning.
+func (w *world) changesInVCenter(name string) {
+	w.t.Helper()
+	w.t.Log("a VM is renamed in vCenter")
+	var tagged api.DiscoveryStatus
+	require.NoError(w.t, w.DroverJSON(w.ctx, &tagged, "discover", lab.VCenterName, "--tag", "tier/gold"))
+	require.Empty(w.t, tagged.TagsError)
+	require.Len(w.t, tagged.VMs, 1)
+	require.Equal(w.t, name, tagged.VMs[0].Name)
+	require.Contains(w.t, w.drover("status", name), "tags in vCenter: tier/gold")
+	for from, to := name, name+" (old)"; ; from, to = to, from {
+		require.NoError(w.t, w.Rename(w.ctx, from, to))
+		begun := time.Now()
+		require.Eventually(w.t, func() bool {
+			status, err := w.Status(w.ctx)
+			return err == nil && status[name].Machine.VM.Name == to
+		}, stateLimit, 100*time.Millisecond)
+		w.t.Logf("seen in the machine's status %s later", time.Since(begun).Round(100*time.Millisecond))
+		if to == name {
+			return
+		}
+	}
 }
 
 // compares begins a comparison that is shown, joined, refused in another depth, and

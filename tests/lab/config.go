@@ -71,7 +71,7 @@ func (l *Lab) vcenterSpec() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "user: drover\npassword: %q\nmasterTarget: {name: %s}\ndatastores: [%s]\nvms:\n", VCenterPassword, MasterTargetName, OtherDatastore)
 	for _, vm := range l.VMs {
-		fmt.Fprintf(&b, "  - name: %s\n    cpus: 2\n    memoryMB: 2048\n    disks:\n", vm.Name)
+		fmt.Fprintf(&b, "  - name: %s\n    cpus: 2\n    memoryMB: 2048\n    tags: [%s]\n    disks:\n", vm.Name, strings.Join(vm.Tags, ", "))
 		for _, d := range vm.Disks {
 			fmt.Fprintf(&b, "      - %d\n", d.Size)
 		}

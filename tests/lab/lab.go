@@ -30,6 +30,7 @@ const (
 type VMSpec struct {
 	Name  string
 	Disks []DiskSpec
+	Tags  []string // in vCenter, "category/name"
 }
 
 // DiskSpec is a disk and what its file system is filled with.

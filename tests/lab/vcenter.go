@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/vmware/govmomi"
+	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/view"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -56,6 +57,24 @@ func (l *Lab) AddVCenter(ctx context.Context) error {
 // AddVCenterArgs are the arguments with which an operator adds the vCenter.
 func (l *Lab) AddVCenterArgs() []string {
 	return []string{"vcenter", "add", VCenterName, "--url", l.VCenter.URL, "--thumbprint", l.VCenter.Thumbprint, "--credentials", "vcenter"}
+}
+
+// Rename gives a VM another name in vCenter, as somebody there would.
+func (l *Lab) Rename(ctx context.Context, from, to string) error {
+	p, err := newPower(ctx, l.VCenter.URL)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = p.client.Logout(context.WithoutCancel(ctx)) }()
+	vm, err := find.NewFinder(p.client.Client).VirtualMachine(ctx, "/DC0/vm/"+from)
+	if err != nil {
+		return err
+	}
+	task, err := vm.Rename(ctx, to)
+	if err != nil {
+		return err
+	}
+	return task.Wait(ctx)
 }
 
 // power tells which VMs (by instance uuid) are powered on.

@@ -8,6 +8,7 @@ import (
 	"github.com/vmware/govmomi/event"
 	"github.com/vmware/govmomi/find"
 	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
@@ -41,6 +42,28 @@ func (s *Sim) Tools(vm string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.noTools, vm)
+}
+
+// Unmount takes all datastores from the host that runs a VM.
+func (s *Sim) Unmount(name string) {
+	all := s.model.Map()
+	ctx := &simulator.Context{Context: context.Background(), Map: all}
+	for _, e := range all.All("VirtualMachine") {
+		vm, ok := e.(*simulator.VirtualMachine)
+		if !ok {
+			continue
+		}
+		var host *types.ManagedObjectReference
+		ctx.WithLock(vm, func() {
+			if vm.Name == name {
+				host = vm.Runtime.Host
+			}
+		})
+		if host != nil {
+			h := all.Get(*host).(*simulator.HostSystem)
+			ctx.WithLock(h, func() { h.Datastore = nil })
+		}
+	}
 }
 
 // Deny takes a privilege from a user, on the named objects or on all.

@@ -32,6 +32,9 @@ func (s *Sim) before(ctx *simulator.Context, m *simulator.Method) (mo.Reference,
 	case *simulator.AuthorizationManager:
 		standIn(ctx, &rights{object, s})
 	}
+	if m.Name == "WaitForUpdatesEx" {
+		standInCollector(ctx, m.This)
+	}
 	for _, e := range ctx.Session.All("VirtualMachine") {
 		if ctx.Map.Get(e.Reference()) == nil { // deleted: what stands for it in the session goes, too
 			ctx.Session.Remove(ctx, e.Reference())

@@ -65,10 +65,10 @@ func (d *restDoor) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (d *restDoor) note(r *http.Request, answer *httptest.ResponseRecorder) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	switch {
-	case r.Method == http.MethodDelete:
+	switch r.Method {
+	case http.MethodDelete:
 		delete(d.sessions, r.Header.Get(sessionHeader))
-	case r.Method == http.MethodPost:
+	case http.MethodPost:
 		d.logins++
 		if _, id, ok := strings.Cut(answer.Body.String(), `"value":"`); ok && answer.Code == http.StatusOK {
 			id, _, _ = strings.Cut(id, `"`)

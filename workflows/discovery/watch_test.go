@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/sdk/temporal"
 	"go.temporal.io/sdk/testsuite"
+	"go.temporal.io/sdk/workflow"
 
 	"drover/datapath/ident"
 	"drover/workflows/api"
@@ -24,6 +25,8 @@ type watched struct {
 	after  []api.EventCursor
 	vms    []api.VM
 	told   []any
+
+	tagsError string
 }
 
 func vm(n string) api.VM {
@@ -40,7 +43,7 @@ func newWatched(t *testing.T, watch func(n int) error) *watched {
 		return watch(len(w.starts))
 	}, activityNamed(api.ActWatch))
 	w.RegisterActivityWithOptions(func(api.VCenter) (api.InventoryResult, error) {
-		return api.InventoryResult{UUID: "v", VMs: w.vms}, nil
+		return api.InventoryResult{UUID: "v", VMs: w.vms, TagsError: w.tagsError}, nil
 	}, activityNamed(api.ActInventory))
 	w.RegisterActivityWithOptions(func() (api.VaultStatus, error) {
 		return api.VaultStatus{Machines: []api.VaultMember{{Machine: vm("a").Machine}, {Machine: vm("b").Machine}}}, nil
@@ -166,5 +169,67 @@ func TestVCenterAwayForAnHour(t *testing.T) {
 		require.Len(t, s.VMs, 2)
 	})
 	w.at(back+4*time.Minute, w.CancelWorkflow)
+	w.run()
+}
+
+// TestTagsOfVMs: a machine is told of them; while they cannot be read, those known stay, and
+// the reason is shown.
+func TestTagsOfVMs(t *testing.T) {
+	gold, silver := []api.VMTag{{Category: "tier", Name: "gold"}}, []api.VMTag{{Category: "tier", Name: "silver"}}
+	with := func(n string, tags []api.VMTag) api.VM {
+		v := vm(n)
+		v.Tags = tags
+		return v
+	}
+	w := newWatched(t, func(int) error { return nil })
+	const why = "read the tags: 503"
+	w.at(time.Minute, func() {
+		w.report(api.WatchReport{Full: true, VMs: []api.VM{with("a", gold), vm("b"), with("c", gold)}})
+	})
+	w.at(2*time.Minute, func() { w.report(api.WatchReport{VMs: []api.VM{with("a", silver), with("c", silver)}}) })
+	w.at(3*time.Minute, func() {
+		require.Len(t, w.told, 1, "the protected one")
+		require.Equal(t, silver, w.told[0].(api.VM).Tags)
+		w.report(api.WatchReport{Full: true, VMs: []api.VM{vm("a"), vm("b"), vm("c")}, TagsError: why})
+	})
+	w.at(4*time.Minute, func() {
+		s := w.status()
+		require.Equal(t, why, s.TagsError)
+		require.True(t, s.Watching)
+		require.Empty(t, s.Error, "it is watched nevertheless")
+		require.Equal(t, silver, s.VMs[0].Tags)
+		require.Len(t, w.told, 1)
+		w.vms, w.tagsError = []api.VM{vm("a"), vm("b"), vm("c")}, why
+		w.UpdateWorkflow(api.DiscoveryRefresh, "", &refreshed{t, func(s api.DiscoveryStatus) {
+			require.Equal(t, why, s.TagsError)
+			require.Equal(t, silver, s.VMs[0].Tags, "after a pass, too")
+		}})
+	})
+	w.at(5*time.Minute, func() { w.report(api.WatchReport{Full: true, VMs: []api.VM{vm("a"), vm("b"), with("c", silver)}}) })
+	w.at(6*time.Minute, func() {
+		s := w.status()
+		require.Empty(t, s.TagsError)
+		require.Empty(t, s.VMs[0].Tags)
+		require.Len(t, w.told, 2, "it has none any more")
+		require.Empty(t, w.told[1].(api.VM).Tags)
+		w.CancelWorkflow()
+	})
+	w.run()
+}
+
+// TestRunOfBeforeTagsTellsNothingOfThem: its history would be another one.
+func TestRunOfBeforeTagsTellsNothingOfThem(t *testing.T) {
+	w := newWatched(t, func(int) error { return nil })
+	w.OnGetVersion(changeTags, workflow.DefaultVersion, workflow.Version(1)).Return(workflow.DefaultVersion)
+	w.OnGetVersion(changeWatch, workflow.DefaultVersion, workflow.Version(1)).Return(workflow.Version(1))
+	tagged := vm("a")
+	tagged.Tags = []api.VMTag{{Category: "tier", Name: "gold"}}
+	w.at(time.Minute, func() { w.report(api.WatchReport{Full: true, VMs: []api.VM{vm("a")}}) })
+	w.at(2*time.Minute, func() { w.report(api.WatchReport{VMs: []api.VM{tagged}}) })
+	w.at(3*time.Minute, func() {
+		require.Empty(t, w.told)
+		require.Equal(t, tagged.Tags, w.status().VMs[0].Tags, "but shows them")
+		w.CancelWorkflow()
+	})
 	w.run()
 }
