@@ -117,6 +117,22 @@ func TestRotation(t *testing.T) {
 	require.NotContains(t, err.Error(), "wrong word")
 }
 
+// TestCredentialsOfTheEnvironment: a variable stands for the file.
+func TestCredentialsOfTheEnvironment(t *testing.T) {
+	w := newWorld(t)
+	w.vcenter.Credentials = "env:DROVER_SECRET_TEST"
+	_, err := w.Inventory(t.Context(), w.vcenter)
+	requireCode(t, err, api.CodeNotFound)
+	t.Setenv("DROVER_SECRET_TEST", "user: drover\npassword: secret word\n")
+	out, err := w.Inventory(t.Context(), w.vcenter)
+	require.NoError(t, err)
+	require.Empty(t, out.TagsError)
+	t.Setenv("DROVER_SECRET_TEST", "user: drover\npassword: hunter2\n")
+	_, err = w.Inventory(t.Context(), w.vcenter)
+	requireCode(t, err, api.CodeVCenterDenied)
+	require.NotContains(t, err.Error(), "hunter2")
+}
+
 func TestAuthorityInAFile(t *testing.T) {
 	w := newWorld(t)
 	p := w.through(t)

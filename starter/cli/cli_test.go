@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/mock"
 	"github.com/stretchr/testify/require"
 	"go.temporal.io/api/serviceerror"
+	"go.temporal.io/sdk/client"
 	"go.temporal.io/sdk/mocks"
 	"go.temporal.io/sdk/temporal"
 
@@ -313,4 +314,47 @@ func TestDiscoverAsksForAllAgents(t *testing.T) {
 	out.Reset()
 	printGuests(&out, got)
 	require.Regexp(t, `(?s)db-1: agent 1.4.0 on db.*trace.*/dev/sda .* yes .*/dev/sdd .* no .*added after.*FAIL initramfs`, out.String())
+}
+
+// TestFailoverTellsOfTheGuestFirst: what speaks against its boot in the target is told
+// before, and keeps nothing from being done; neither does an entity that does not say.
+func TestFailoverTellsOfTheGuestFirst(t *testing.T) {
+	s, _ := guest()
+	for name, silent := range map[string]error{"told": nil, "not told": errors.New("worker is busy")} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			handle, c := &mocks.WorkflowUpdateHandle{}, &mocks.Client{}
+			c.On("QueryWorkflow", mock.Anything, api.VaultID, "", api.QueryStatus).Return(value{func(p any) {
+				p.(*api.VaultStatus).Machines = []api.VaultMember{{Machine: s.Machine, Name: "db-1"}}
+			}}, nil)
+			c.On("QueryWorkflow", mock.Anything, api.MachineWorkflowID(s.Machine), "", api.QueryStatus).Return(value{func(p any) { *p.(*api.MachineStatus) = s }}, silent)
+			var before string
+			c.On("UpdateWorkflow", mock.Anything, mock.MatchedBy(func(o client.UpdateWorkflowOptions) bool { return o.UpdateName == api.ActionFailover })).
+				Run(func(mock.Arguments) { before = out.String() }).Return(handle, nil).Once()
+			handle.On("Get", mock.Anything, mock.Anything).Return(nil)
+			a := &app{client: c, out: &out, err: &out}
+			require.NoError(t, a.act(t.Context(), "db-1", api.ActionFailover, api.ActionRequest{}))
+			c.AssertExpectations(t)
+			if silent == nil {
+				require.Equal(t, "db-1 may not boot in the target: FAIL initramfs: hv_storvsc is not in it; run dracut\n"+
+					"db-1 may not boot in the target: WARN console: no serial console; add console=ttyS0\n", before)
+			} else {
+				require.Empty(t, before)
+			}
+		})
+	}
+	d := &dryRun{}
+	c := &mocks.Client{}
+	c.On("QueryWorkflow", mock.Anything, mock.Anything, "", api.QueryStatus).Return(value{func(p any) { *p.(*api.MachineStatus) = s }}, nil)
+	c.On("DescribeWorkflowExecution", mock.Anything, mock.Anything, "").Return(nil, serviceerror.NewNotFound("x"))
+	s.Possible = []string{api.ActionTestFailover}
+	_, problem, err := (&app{client: c}).dryMachine(t.Context(), api.PlanRunInput{Kind: api.PlanTest}, d,
+		api.VaultStatus{Machines: []api.VaultMember{{Machine: s.Machine, Name: "db-1"}}}, "db-1")
+	require.NoError(t, err)
+	require.Empty(t, problem, "it blocks nothing")
+	require.Len(t, d.Guests, 2)
+	var out bytes.Buffer
+	d.show(&out)
+	require.Contains(t, out.String(), "may not boot in the target: db-1: FAIL initramfs: hv_storvsc is not in it; run dracut")
+	require.NotContains(t, out.String(), "would fail")
 }

@@ -148,4 +148,21 @@ func printPreflight(w io.Writer, findings []api.Finding) {
 	}
 }
 
+// against are the findings that speak against a guest's boot in the target, each in a line.
+func against(findings []api.Finding) (out []string) {
+	for _, level := range []string{api.LevelFail, api.LevelWarn} {
+		for _, f := range findings {
+			if f.Level != level {
+				continue
+			}
+			line := fmt.Sprintf("%s %s: %s", strings.ToUpper(f.Level), f.Check, f.What)
+			if f.Advice != "" {
+				line += "; " + f.Advice
+			}
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
 func orDash(s string) string { return cmp.Or(s, "-") }

@@ -26,6 +26,9 @@ func (a *app) act(ctx context.Context, name, action string, request api.ActionRe
 	}
 	request.RequestID, request.By = uuid.NewString(), by()
 	id := api.MachineWorkflowID(m.Machine)
+	if action == api.ActionFailover || action == api.ActionTestFailover {
+		a.noteGuest(ctx, id, m.Name)
+	}
 	accepted, cancel := context.WithTimeout(ctx, updateTimeout)
 	handle, err := a.client.UpdateWorkflow(accepted, client.UpdateWorkflowOptions{
 		WorkflowID: id, UpdateName: action, UpdateID: request.RequestID, Args: []any{request},
@@ -49,6 +52,18 @@ func (a *app) act(ctx context.Context, name, action string, request api.ActionRe
 		return err
 	}
 	return a.print(result, func(w io.Writer) { printResult(w, result) })
+}
+
+// noteGuest tells what speaks against the guest's boot in the target, before it is brought
+// up there. It keeps nothing from being done.
+func (a *app) noteGuest(ctx context.Context, id, name string) {
+	s, err := query[api.MachineStatus](ctx, a, id)
+	if err != nil || s.Agent == nil {
+		return // it is told when asked for; a failover does not wait for it
+	}
+	for _, line := range against(s.Agent.Preflight) {
+		a.note("%s may not boot in the target: %s", name, line)
+	}
 }
 
 // narrate tells every new step until the context ends.

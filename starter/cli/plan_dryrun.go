@@ -31,6 +31,7 @@ type dryRun struct {
 	Unknown  []string         `json:"unknown,omitempty"` // steps that no run before had
 	RTO      api.Duration     `json:"rto,omitempty"`     // the plan's goal
 	Problems []string         `json:"problems"`          // why the run would fail
+	Guests   []string         `json:"guests,omitempty"`  // what speaks against their boot in the target; it blocks nothing
 	Drill    string           `json:"drill,omitempty"`   // the last test that was done; Changes are since then
 	Changes  []string         `json:"changes,omitempty"`
 	past     []*evidence.Pack // of the same kind
@@ -151,6 +152,11 @@ func (a *app) dryMachine(ctx context.Context, in api.PlanRunInput, d *dryRun, v 
 	does = action
 	switch action {
 	case api.ActionFailover, api.ActionTestFailover:
+		if s.Agent != nil {
+			for _, finding := range against(s.Agent.Preflight) {
+				d.Guests = append(d.Guests, m.Name+": "+finding)
+			}
+		}
 		does = fmt.Sprintf("%s from %s", action, point(in, line))
 		switch in.Kind {
 		case api.PlanPlanned:
@@ -281,6 +287,9 @@ func (d *dryRun) show(w io.Writer) {
 		for _, c := range d.Changes {
 			_, _ = fmt.Fprintln(w, "  "+c)
 		}
+	}
+	for _, g := range d.Guests {
+		_, _ = fmt.Fprintln(w, "may not boot in the target:", g)
 	}
 	for _, p := range d.Problems {
 		_, _ = fmt.Fprintln(w, "would fail:", p)

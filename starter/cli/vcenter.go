@@ -26,7 +26,8 @@ func (a *app) vcenterAddCommand() *cobra.Command {
 		Use:   "add NAME --url URL --credentials FILE",
 		Short: "Discover the VMs of a vCenter from now on",
 		Long: "Discover the VMs of a vCenter from now on.\n" +
-			"The credentials are a file in the configuration server's secrets directory, with two lines, user: and password:.\n" +
+			"The credentials are a file in the configuration server's secrets directory, with two lines, user: and password:; or\n" +
+			"env:NAME, a variable of its environment with the same text, whose name begins with DROVER_SECRET_.\n" +
 			"They never pass through this command or through Temporal.",
 		Example: "  drover vcenter add vc-1 --url https://vcenter.example/sdk --thumbprint 4C3D...D8 --credentials vcenter",
 		Args:    cobra.ExactArgs(1),
@@ -60,7 +61,7 @@ func (a *app) vcenterAddCommand() *cobra.Command {
 	f.StringVar(&v.URL, "url", "", "address, https://HOST/sdk")
 	f.StringVar(&v.Thumbprint, "thumbprint", "", "SHA-256 of the server's certificate; empty trusts certificate authorities")
 	f.StringVar(&v.CA, "ca", "", "file in the secrets directory with the certificate authority to trust; empty: those of the system")
-	f.StringVar(&v.Credentials, "credentials", "", "file in the configuration server's secrets directory")
+	f.StringVar(&v.Credentials, "credentials", "", "file in the configuration server's secrets directory, or env:DROVER_SECRET_...")
 	return cmd
 }
 
