@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -12,6 +11,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/sas"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/service"
+	"golang.org/x/sync/semaphore"
 )
 
 const (
@@ -27,7 +27,7 @@ type Delegate struct {
 	account *service.Client
 	now     func() time.Time
 
-	mu    sync.Mutex
+	turn  *semaphore.Weighted // one at a time asks
 	key   *service.UserDelegationCredential
 	until time.Time
 }
@@ -38,7 +38,7 @@ func NewDelegate(endpoint string, cred azcore.TokenCredential, o azcore.ClientOp
 	if err != nil {
 		return nil, fmt.Errorf("azure storage %s: %w", endpoint, Clean(err))
 	}
-	return &Delegate{account: c, now: time.Now}, nil
+	return &Delegate{account: c, now: time.Now, turn: semaphore.NewWeighted(1)}, nil
 }
 
 // Check finds out whether the account gives the identity a key. Errors are the SDK's.
@@ -76,8 +76,10 @@ func (d *Delegate) Readable(ctx context.Context, address string) (string, error)
 
 // credential gives a key that is good for longer than what is signed with it.
 func (d *Delegate) credential(ctx context.Context) (*service.UserDelegationCredential, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	if err := d.turn.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer d.turn.Release(1)
 	now := d.now().UTC()
 	if d.key != nil && now.Add(readFor+clockSkew).Before(d.until) {
 		return d.key, nil
