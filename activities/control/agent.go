@@ -11,19 +11,34 @@ import (
 	"drover/workflows/api"
 )
 
+// Bounds of seeing whether an agent reaches a server.
+const (
+	reachLimit = 2 * time.Minute  // for it to be reached
+	reachAgent = 30 * time.Second // an agent that says nothing of it for so long is too old to
+)
+
 // AwaitAgent waits until an agent of the machine was heard of after Since, on the
-// instance asked for. How long it may take is the activity's timeout.
+// instance asked for, and has reached the server that it was asked to. How long it may
+// take is the activity's timeout.
 func (c *Control) AwaitAgent(ctx context.Context, in api.AwaitAgentInput) (api.AgentInfo, error) {
 	ctx, stop := c.waiting(ctx, "waiting for the agent")
 	defer stop()
 	ticker := time.NewTicker(c.agentPoll)
 	defer ticker.Stop()
+	began := c.now()
 	for {
 		agents, err := c.Agents(in.Machine)
 		if err != nil {
 			return api.AgentInfo{}, activityerr.Of(err, "look for the agent of machine %s", in.Machine)
 		}
-		if a, ok := heardOf(agents, in); ok {
+		a, ok := heardOf(agents, in)
+		if ok && in.Reach != nil {
+			ok, err = reached(a, *in.Reach, c.now().Sub(began), began)
+		}
+		if err != nil {
+			return api.AgentInfo{}, err
+		}
+		if ok {
 			return api.AgentInfo{Instance: a.Instance, Version: a.Version, LastSeen: a.LastSeen, Report: &a}, nil
 		}
 		select {
@@ -35,6 +50,25 @@ func (c *Control) AwaitAgent(ctx context.Context, in api.AwaitAgentInput) (api.A
 		case <-ticker.C:
 		}
 	}
+}
+
+// reached reports whether the agent has told all it can tell of the server.
+func reached(a api.AgentReport, want api.Assignment, since time.Duration, began time.Time) (bool, error) {
+	r := a.Reached
+	switch {
+	case r == nil || r.Address != want.Address || r.Via != want.Via:
+		return a.LastSeen.After(began.Add(reachAgent)), nil
+	case r.Error == "":
+		return true, nil
+	case since < reachLimit:
+		return false, nil
+	}
+	way := ""
+	if want.Via != "" {
+		way = " by way of " + want.Via
+	}
+	return false, activityerr.New(api.CodeNoPath, "the machine does not reach %s at %s%s: %s; check the private connection, its routes and what filters them",
+		want.Server, want.Address, way, r.Error)
 }
 
 // heardOf finds the agent heard of last that fits.

@@ -233,6 +233,64 @@ func TestAwaitAgent(t *testing.T) {
 	require.Equal(t, api.CodeInternal, application(t, err).Type())
 }
 
+// TestAgentReachesTheServer: it is waited for until it says so; one that does not, for two
+// minutes, is told with what it saw; one that is too old to say anything is not waited for.
+func TestAgentReachesTheServer(t *testing.T) {
+	way := api.Assignment{Server: "mt-1", Address: "mt-1:9443", Via: "relay:9443"}
+	to := func(failure string) *api.AgentReached {
+		return &api.AgentReached{Address: way.Address, Via: way.Via, Error: failure}
+	}
+	for name, tc := range map[string]struct {
+		says func(after time.Duration) *api.AgentReached
+		want string
+		code string
+		at   time.Duration
+	}{
+		"at once": {says: func(time.Duration) *api.AgentReached { return to("") }},
+		"after a while": {at: time.Minute, says: func(after time.Duration) *api.AgentReached {
+			if after < time.Minute {
+				return to("no route to host")
+			}
+			return to("")
+		}},
+		"never": {at: reachLimit, code: api.CodeNoPath, want: "does not reach mt-1 at mt-1:9443 by way of relay:9443: no route to host",
+			says: func(time.Duration) *api.AgentReached { return to("no route to host") }},
+		"another server was asked for before": {at: 40 * time.Second, says: func(after time.Duration) *api.AgentReached {
+			if after < 40*time.Second {
+				return &api.AgentReached{Address: "mt-0:9443"}
+			}
+			return to("")
+		}},
+		"too old": {at: reachAgent, says: func(time.Duration) *api.AgentReached { return nil }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			began := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+			now := began
+			c := New(Config{Agents: func(ident.MachineID) ([]api.AgentReport, error) {
+				now = now.Add(10 * time.Second)
+				seen := now
+				if tc.want == "" && tc.code == "" && name != "too old" {
+					seen = began.Add(time.Second) // it has not called again: what it does not say counts for nothing
+				}
+				return []api.AgentReport{{Instance: "i-1", LastSeen: seen, Reached: tc.says(now.Sub(began))}}, nil
+			}})
+			c.now = func() time.Time { return now }
+			got, err := run[api.AgentInfo](t, env(t, c), api.ActAwaitAgent, api.AwaitAgentInput{Machine: machine, Since: began, Reach: &way})
+			require.GreaterOrEqual(t, now.Sub(began), tc.at)
+			require.LessOrEqual(t, now.Sub(began), tc.at+20*time.Second)
+			if tc.code != "" {
+				app := application(t, err)
+				require.Equal(t, tc.code, app.Type())
+				require.ErrorContains(t, app, tc.want)
+				require.True(t, app.NonRetryable())
+				return
+			}
+			require.NoError(t, err)
+			require.Equal(t, name != "too old", got.Report.Reached != nil)
+		})
+	}
+}
+
 // TestListAgents: every machine is looked at, in answers that are not too large.
 func TestListAgents(t *testing.T) {
 	long := strings.Repeat("x", maxReports/3)

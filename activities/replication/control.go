@@ -149,15 +149,18 @@ func (c *Control) Assign(_ context.Context, in api.AssignInput) error {
 	return activityerr.Of(err, "assign machine %s to %s", in.Machine, a.Server)
 }
 
-// Unassign makes all agents of the machine stand by.
+// Unassign makes all agents of the machine stand by; one of them may be asked to see
+// meanwhile whether it reaches a server.
 func (c *Control) Unassign(_ context.Context, in api.UnassignInput) error {
 	last, ok := c.Registry.Assignment(in.Machine)
-	if !ok {
+	if !ok && in.Reach == nil {
 		return nil
 	}
-	err := c.Registry.SetAssignment(controlapi.Assignment{
-		Action: controlapi.ActionStandby, Machine: in.Machine, Epoch: last.Epoch, Reason: in.Reason,
-	})
+	a := controlapi.Assignment{Action: controlapi.ActionStandby, Machine: in.Machine, Epoch: last.Epoch, Reason: in.Reason}
+	if r := in.Reach; r != nil {
+		a.Reach, a.Instance, a.Server, a.Role, a.Address, a.Via = true, r.Instance, r.Server, r.Role, r.Address, r.Via
+	}
+	err := c.Registry.SetAssignment(a)
 	return activityerr.Of(err, "make the agents of machine %s stand by", in.Machine)
 }
 

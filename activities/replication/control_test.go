@@ -95,7 +95,14 @@ func TestAssign(t *testing.T) {
 	require.Equal(t, controlapi.ActionStandby, got.Action)
 	require.Equal(t, ident.Epoch(3), got.Epoch)
 	require.Equal(t, "failed over", got.Reason)
+	require.False(t, got.Reach)
 	require.NoError(t, w.Unassign(t.Context(), api.UnassignInput{Machine: ident.NewMachineID("vc", "other")}))
+
+	way := api.Assignment{Server: "mt-1", Role: ident.RoleMasterTarget, Address: "mt-1:9443", Via: "relay:9443", Instance: "i-2", Epoch: 9}
+	require.NoError(t, w.Unassign(t.Context(), api.UnassignInput{Machine: machine, Reason: "the way is tried", Reach: &way}))
+	require.Equal(t, controlapi.Assignment{Version: got.Version + 1, Action: controlapi.ActionStandby, Machine: machine, Epoch: 3, Reason: "the way is tried", Reach: true,
+		Instance: "i-2", Server: "mt-1", Role: ident.RoleMasterTarget, Address: "mt-1:9443", Via: "relay:9443"}, w.registry.assignments[machine],
+		"it owns nothing yet")
 }
 
 func TestFence(t *testing.T) {

@@ -68,7 +68,10 @@ type Assignment struct {
 	Address  string          `json:"address"`  // host:port
 	// Via is the relay (host:port) that leads to Address; empty: it is reached directly, or
 	// through the agent's own proxy.
-	Via    string `json:"via,omitempty"`
+	Via string `json:"via,omitempty"`
+	// Reach, of a standby: the agent sees whether it reaches the server, and tells with its
+	// heartbeats. Older agents do not.
+	Reach  bool   `json:"reach,omitempty"`
 	Disks  []Disk `json:"disks"`
 	Reason string `json:"reason,omitempty"`
 	// Group is the machine's consistency group. It is not the agent's matter: the control
@@ -95,6 +98,15 @@ type Heartbeat struct {
 	DataAddress string `json:"dataAddress,omitempty"`
 	// Health, of a process server or master target.
 	Health *health.Report `json:"health,omitempty"`
+	// Reached, of an agent that was asked to see whether it reaches a server.
+	Reached *Reached `json:"reached,omitempty"`
+}
+
+// Reached is whether an agent reaches a server.
+type Reached struct {
+	Address string `json:"address"` // of the server, host:port
+	Via     string `json:"via,omitempty"`
+	Error   string `json:"error,omitempty"` // empty: it does
 }
 
 // HeartbeatResponse carries the server's clock.

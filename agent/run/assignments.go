@@ -64,7 +64,7 @@ func (a *Agent) follow(ctx context.Context) error {
 
 // own makes an assignment that is meant for another copy of this machine a standby.
 func (a *Agent) own(as controlapi.Assignment) controlapi.Assignment {
-	if as.Action == controlapi.ActionReplicate && !strings.EqualFold(as.Instance, a.config.Instance) {
+	if (as.Action == controlapi.ActionReplicate || as.Reach) && !strings.EqualFold(as.Instance, a.config.Instance) {
 		a.log.Info("another copy of this machine is assigned; standing by", "instance", as.Instance)
 		return controlapi.Assignment{Version: as.Version, Action: controlapi.ActionStandby, Machine: as.Machine, Reason: "another copy of this machine is assigned"}
 	}

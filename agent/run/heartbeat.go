@@ -71,7 +71,8 @@ func (a *Agent) heartbeats(ctx context.Context) error {
 
 func (a *Agent) heartbeat() controlapi.Heartbeat {
 	as, _ := a.assigned.get()
-	hb := controlapi.Heartbeat{Instance: a.config.Instance, Version: a.version, Time: time.Now().UTC(), State: "standby", Detail: as.Reason}
+	hb := controlapi.Heartbeat{Instance: a.config.Instance, Version: a.version, Time: time.Now().UTC(), State: "standby", Detail: as.Reason,
+		Reached: a.told.reach(as)}
 	if source := a.source.Load(); source != nil && as.Action == controlapi.ActionReplicate {
 		st := source.State()
 		hb.State, hb.Detail = st.Word, st.Detail

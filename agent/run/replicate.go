@@ -36,23 +36,31 @@ func (a *Agent) replicate(ctx context.Context) error {
 	return nil
 }
 
+// target is the server that an assignment names, and the way there.
+func (a *Agent) target(as controlapi.Assignment) (session.Target, error) {
+	dial := a.dial
+	if as.Via != "" {
+		relay, err := proxy.Dialer("http://" + as.Via)
+		if err != nil {
+			return session.Target{}, fmt.Errorf("the relay %q: %w", as.Via, err)
+		}
+		dial = relay
+	}
+	return session.Target{
+		Epoch: as.Epoch, Address: as.Address, Dial: wire.DialFunc(dial), Disks: as.Disks,
+		TLS: a.identity.ClientTLS(ident.Peer{Role: as.Role, Name: as.Server}),
+	}, nil
+}
+
 // sessions follows one assignment, with pauses that grow while nothing works.
 func (a *Agent) sessions(ctx context.Context, as controlapi.Assignment) {
 	if as.Action != controlapi.ActionReplicate {
 		return
 	}
-	dial := a.dial
-	if as.Via != "" {
-		relay, err := proxy.Dialer("http://" + as.Via)
-		if err != nil {
-			a.log.Error("the assignment names a relay that cannot be one", "via", as.Via, "error", err.Error())
-			return // until there is another
-		}
-		dial = relay
-	}
-	target := session.Target{
-		Epoch: as.Epoch, Address: as.Address, Dial: wire.DialFunc(dial), Disks: as.Disks,
-		TLS: a.identity.ClientTLS(ident.Peer{Role: as.Role, Name: as.Server}),
+	target, err := a.target(as)
+	if err != nil {
+		a.log.Error("the assignment cannot be followed", "error", err.Error())
+		return // until there is another
 	}
 	ctx = pace.With(ctx, a.pacer)
 	pause := backoffFirst

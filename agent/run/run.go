@@ -5,6 +5,7 @@
 //	identity.go    the certificate: tokens, renewal, what happens when it has expired
 //	assignments.go the long poll
 //	replicate.go   sessions, one after another
+//	reach.go       whether a server can be reached
 //	heartbeat.go   what is told of the machine
 //	told.go        what is told of the agent, in the guest
 //	limits.go      memory and priority
@@ -175,6 +176,7 @@ func (a *Agent) serve(ctx context.Context) error {
 		a.heartbeats,
 		a.follow,
 		a.replicate,
+		a.reach,
 		a.keepIdentity,
 		a.preflights,
 		func(ctx context.Context) error { return serveMetrics(ctx, a.config.Metrics, a.metrics) },

@@ -194,6 +194,46 @@ func TestAgentDoesWhatItIsAssigned(t *testing.T) {
 	stop()
 }
 
+// TestStandbyTriesTheServer: an agent that stands by tells whether it reaches the server
+// that it is asked to try, and with what error it does not; a copy on other hardware is
+// not meant.
+func TestStandbyTriesTheServer(t *testing.T) {
+	r := rig.New(t, 16*rig.Block)
+	r.StartServer()
+	nobody, err := ports.Free()
+	require.NoError(t, err)
+	var cs office
+	c := &config.Config{ConfigServer: cs.open(t, r), State: t.TempDir(), Instance: rig.Instance}
+	enrolled(t, r, c.State)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, c, "test", r.Log(), nil) }()
+	defer func() { cancel(); require.NoError(t, <-done) }()
+	ask := func(instance, address, via string) {
+		cs.assign(controlapi.Assignment{Action: controlapi.ActionStandby, Machine: r.Machine, Reach: true, Instance: instance,
+			Server: rig.ServerPeer.Name, Role: rig.ServerPeer.Role, Address: address, Via: via})
+	}
+	says := func() controlapi.Reached {
+		t.Helper()
+		require.Eventually(t, func() bool { return cs.newest().Reached != nil }, rig.Limit, 5*time.Millisecond)
+		hb := cs.newest()
+		require.Equal(t, "standby", hb.State)
+		return *hb.Reached
+	}
+	ask("4c4c4544-0042-3510-8054-000000000000", r.Address, "")
+	require.Eventually(t, func() bool { return cs.newest().Detail == "another copy of this machine is assigned" }, rig.Limit, 5*time.Millisecond)
+	ask(rig.Instance, nobody, "")
+	got := says()
+	require.Equal(t, nobody, got.Address)
+	require.Contains(t, got.Error, "connection refused")
+	ask(rig.Instance, r.Address, "")
+	require.Eventually(t, func() bool { return says() == controlapi.Reached{Address: r.Address} }, rig.Limit, 5*time.Millisecond)
+	ask(rig.Instance, r.Address, nobody)
+	require.Eventually(t, func() bool { return says().Via == nobody && strings.Contains(says().Error, "connection refused") }, rig.Limit, 5*time.Millisecond)
+	cs.assign(controlapi.Assignment{Action: controlapi.ActionStandby, Machine: r.Machine})
+	require.Eventually(t, func() bool { return cs.newest().Reached == nil }, rig.Limit, 5*time.Millisecond)
+}
+
 // An agent that is told to stop while it waits for a configuration server that is away
 // stops at once, with or without an identity.
 func TestAgentStopsWhileItWaits(t *testing.T) {

@@ -25,6 +25,8 @@ type told struct {
 	disks         []controlapi.InventoryDisk
 	preflight     []controlapi.Finding
 	problems      map[string]string // by part
+	asked         uint64            // the assignment's version
+	reached       controlapi.Reached
 }
 
 func (t *told) identity(id *enrol.Identity) {
@@ -77,6 +79,23 @@ func (t *told) findings() []controlapi.Finding {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.preflight
+}
+
+// reaches notes whether the server is reached that the assignment of the version names.
+func (t *told) reaches(version uint64, r controlapi.Reached) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.asked, t.reached = version, r
+}
+
+// reach gives what was noted for the assignment; nil: nothing yet.
+func (t *told) reach(as controlapi.Assignment) *controlapi.Reached {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if r := t.reached; as.Reach && t.asked == as.Version {
+		return &r
+	}
+	return nil
 }
 
 // problem notes what is wrong with a part of the agent; empty: nothing any more.

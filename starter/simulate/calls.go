@@ -85,7 +85,13 @@ func (w *world) machineCalls(r Registry, m *machine, now func() time.Time) {
 	for _, name := range []string{api.ActVaultJoin, api.ActVaultLeave, api.ActNotify, api.ActAssign, api.ActUnassign, api.ActRemoveReplica} {
 		serve(w, r, m, name, nothing)
 	}
-	serve(w, r, m, api.ActAwaitAgent, func(in api.AwaitAgentInput) (api.AgentInfo, error) { return api.AgentInfo{Instance: in.Instance}, nil })
+	serve(w, r, m, api.ActAwaitAgent, func(in api.AwaitAgentInput) (api.AgentInfo, error) {
+		out := api.AgentInfo{Instance: in.Instance}
+		if r := in.Reach; r != nil {
+			out.Report = &api.AgentReport{Reached: &api.AgentReached{Address: r.Address, Via: r.Via}}
+		}
+		return out, nil
+	})
 	r.RegisterActivityWithOptions(func() (api.VaultStatus, error) { return api.VaultStatus{}, nil }, activity.RegisterOptions{Name: api.ActVaultStatus})
 }
 

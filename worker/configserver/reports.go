@@ -81,6 +81,10 @@ func reportOf(machine ident.MachineID, a registry.AgentRecord) api.AgentReport {
 	if err := release.Takes(service.Version(), a.Version); err != nil {
 		out.Refused = err.Error()
 	}
+	if r := a.Reached; r != nil {
+		reached := api.AgentReached(*r)
+		out.Reached = &reached
+	}
 	in := a.Inventory
 	if in == nil {
 		return out
@@ -199,7 +203,7 @@ func (r *reporter) tell(ctx context.Context, report api.AgentReport, digest []by
 
 // digestOf is the same for reports that say the same of the guest.
 func digestOf(r api.AgentReport) []byte {
-	r.LastSeen, r.State, r.Detail = time.Time{}, "", ""
+	r.LastSeen, r.State, r.Detail, r.Reached = time.Time{}, "", "", nil
 	b, err := json.Marshal(r)
 	if err != nil {
 		return nil // there is nothing in it that has no JSON

@@ -59,7 +59,7 @@ func equal(a, b controlapi.Assignment) bool {
 	disks := slices.Equal(a.Disks, b.Disks)
 	a.Disks, b.Disks = nil, nil
 	return disks && a.Version == b.Version && a.Action == b.Action && a.Machine == b.Machine && a.Epoch == b.Epoch &&
-		a.Instance == b.Instance && a.Server == b.Server && a.Role == b.Role && a.Address == b.Address && a.Via == b.Via && a.Reason == b.Reason
+		a.Instance == b.Instance && a.Server == b.Server && a.Role == b.Role && a.Address == b.Address && a.Via == b.Via && a.Reach == b.Reach && a.Reason == b.Reason
 }
 
 // Assignment gives what the machine's agents were told last; false when nothing

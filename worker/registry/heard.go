@@ -35,6 +35,7 @@ type heard struct {
 	DataAddress string                `json:"dataAddress,omitempty"`
 	Inventory   *controlapi.Inventory `json:"inventory,omitempty"`
 	Health      *health.Report        `json:"health,omitempty"`
+	Reached     *controlapi.Reached   `json:"reached,omitempty"`
 
 	kept time.Time // LastSeen as it stands in the file
 }
@@ -48,6 +49,7 @@ type AgentRecord struct {
 	State     string                `json:"state"`
 	Detail    string                `json:"detail,omitempty"`
 	Inventory *controlapi.Inventory `json:"inventory,omitempty"` // the last it sent
+	Reached   *controlapi.Reached   `json:"reached,omitempty"`   // what it said now
 }
 
 // Heard takes a heartbeat of the peer, received at the given time. Without an
@@ -55,7 +57,7 @@ type AgentRecord struct {
 // the file once a minute.
 func (r *Registry) Heard(peer ident.Peer, hb controlapi.Heartbeat, at time.Time) error {
 	h := &heard{Version: clip(hb.Version, maxVersion), LastSeen: at, State: clip(hb.State, maxState),
-		Detail: clip(hb.Detail, maxDetail), DataAddress: clip(hb.DataAddress, maxAddress), Inventory: hb.Inventory, Health: clipHealth(hb.Health)}
+		Detail: clip(hb.Detail, maxDetail), DataAddress: clip(hb.DataAddress, maxAddress), Inventory: hb.Inventory, Health: clipHealth(hb.Health), Reached: clipReached(hb.Reached)}
 	if hb.Inventory != nil {
 		if b, err := json.Marshal(hb.Inventory); err != nil || len(b) > maxInventory {
 			return fmt.Errorf("heartbeat of %s: %w inventory of %d bytes, at most %d", peer, ErrInvalid, len(b), maxInventory)
@@ -142,7 +144,7 @@ func (r *Registry) instances(peer ident.Peer) []AgentRecord {
 	defer r.mu.Unlock()
 	var out []AgentRecord
 	for instance, h := range r.heard[peer] {
-		out = append(out, AgentRecord{Instance: instance, Version: h.Version, LastSeen: h.LastSeen, State: h.State, Detail: h.Detail, Inventory: h.Inventory})
+		out = append(out, AgentRecord{Instance: instance, Version: h.Version, LastSeen: h.LastSeen, State: h.State, Detail: h.Detail, Inventory: h.Inventory, Reached: h.Reached})
 	}
 	slices.SortFunc(out, func(a, b AgentRecord) int {
 		if c := b.LastSeen.Compare(a.LastSeen); c != 0 {
@@ -178,6 +180,14 @@ func clipHealth(r *health.Report) *health.Report {
 			Status: health.Status(clip(string(f.Status), maxState)), Cause: clip(f.Cause, maxDetail), Action: clip(f.Action, maxDetail)})
 	}
 	return out
+}
+
+// clipReached bounds what an agent says of a server.
+func clipReached(r *controlapi.Reached) *controlapi.Reached {
+	if r == nil {
+		return nil
+	}
+	return &controlapi.Reached{Address: clip(r.Address, maxAddress), Via: clip(r.Via, maxAddress), Error: clip(r.Error, maxDetail)}
 }
 
 func statusOf(r *health.Report) health.Status {

@@ -99,6 +99,9 @@ type AwaitAgentInput struct {
 	Machine  ident.MachineID `json:"machine"`
 	Instance string          `json:"instance,omitempty"`
 	Since    time.Time       `json:"since,omitempty"`
+	// Reach waits until the agent has told whether it reaches this server, which
+	// UnassignInput.Reach has asked it.
+	Reach *Assignment `json:"reach,omitempty"`
 }
 
 // AgentInfo is what is known of an agent.
@@ -133,6 +136,9 @@ type AssignInput struct {
 type UnassignInput struct {
 	Machine ident.MachineID `json:"machine"`
 	Reason  string          `json:"reason"`
+	// Reach has the agent on Reach.Instance see, while it stands by, whether it reaches the
+	// server.
+	Reach *Assignment `json:"reach,omitempty"`
 }
 
 // FenceInput names a machine and an epoch.

@@ -28,6 +28,16 @@ type AgentReport struct {
 	Preflight []Finding `json:"preflight,omitempty"`
 	// Truncated: the guest has more than fits into a report.
 	Truncated bool `json:"truncated,omitempty"`
+	// Reached is whether it reaches the server that it was asked to; nil: it was asked for
+	// nothing, or is too old to tell.
+	Reached *AgentReached `json:"reached,omitempty"`
+}
+
+// AgentReached is whether an agent reaches a server.
+type AgentReached struct {
+	Address string `json:"address"` // of the server, host:port
+	Via     string `json:"via,omitempty"`
+	Error   string `json:"error,omitempty"` // empty: it does
 }
 
 // AgentDisk is a disk as the agent sees it.

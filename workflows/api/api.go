@@ -116,6 +116,7 @@ const (
 	CodeNoServer         = "DRV-2102"   // no process server or master target to take the machine
 	CodePush             = "DRV-2104"   // the agent could not be installed in a guest
 	CodeAgentVersion     = release.Code // DRV-2105: a release of the agent that the servers do not take
+	CodeNoPath           = "DRV-2106"   // the agent does not reach the server that it shall stream to
 	CodeServerLost       = "DRV-2103"   // a process server or master target does not answer
 	CodeSessionLost      = "DRV-3001"   // no session for longer than the policy allows
 	CodeReplicaDamaged   = "DRV-3002"   // gap, corruption or unknown past

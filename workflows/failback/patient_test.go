@@ -98,7 +98,7 @@ func TestVCenterAwayWhilePuttingBack(t *testing.T) {
 	w.run()
 	require.ErrorContains(t, w.GetWorkflowError(), "the disks are not there")
 	require.NotContains(t, w.GetWorkflowError().Error(), "could not put back")
-	require.Equal(t, api.ActDetachDisks, w.called[len(w.called)-1])
+	require.Equal(t, []string{api.ActDetachDisks, api.ActUnassign}, w.called[len(w.called)-2:])
 	require.False(t, w.Now().Before(back))
 }
 

@@ -24,6 +24,9 @@ const (
 	revokeLimit   = 5 * time.Minute  // to finish what was acknowledged and close the disks
 )
 
+// changePath is since when the private connection is tried before disks are attached.
+const changePath = "check-path"
+
 // ReprotectParams stand in histories.
 type ReprotectParams struct {
 	VM       api.VM            `json:"vm"` // the original
@@ -59,6 +62,9 @@ func Reprotect(ctx workflow.Context, p ReprotectParams) (Moved, error) {
 	steps := r.place()
 	if p.Grant.Target.Relay {
 		steps = append(steps, runbook.Step{Name: "have a temporary process server in the target", Do: r.relay, Undo: r.noRelay})
+	}
+	if workflow.GetVersion(ctx, changePath, workflow.DefaultVersion, 1) != workflow.DefaultVersion {
+		steps = append(steps, runbook.Step{Name: "see that the target machine reaches the master target", Do: r.reach, Undo: r.unassign})
 	}
 	err := runbook.Run(ctx, "reprotect of "+p.VM.Name, append(steps, []runbook.Step{
 		{Name: "attach the original's disks to the master target", Do: r.attach, Undo: r.detach},
@@ -172,6 +178,23 @@ func (r *reprotect) relay(ctx workflow.Context) error {
 
 func (r *reprotect) noRelay(ctx workflow.Context) error {
 	return call.ReleaseRelay(ctx, api.RelayInput{Machine: r.VM.Machine})
+}
+
+// reach has the agent try the private connection by which it will stream.
+func (r *reprotect) reach(ctx workflow.Context) error {
+	a, since := r.out.Assignment, workflow.Now(ctx)
+	reason := "the way to " + a.Server + " is tried"
+	if err := call.Unassign(ctx, api.UnassignInput{Machine: r.VM.Machine, Reason: reason, Reach: &a}); err != nil {
+		return err
+	}
+	got, err := call.AwaitAgent(ctx, api.AwaitAgentInput{Machine: r.VM.Machine, Instance: r.Target.Instance, Since: since, Reach: &a}, agentLimit)
+	if err == nil && (got.Report == nil || got.Report.Reached == nil) {
+		r.out.Warnings = append(r.out.Warnings, "the agent is too old to try the way to "+a.Server+" beforehand")
+	}
+	if fault.Code(err) == api.CodeNoPath {
+		return err
+	}
+	return noAgent(err, "the target machine "+r.Target.Name)
 }
 
 func (r *reprotect) attachment() api.AttachInput {

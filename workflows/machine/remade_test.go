@@ -110,7 +110,7 @@ func TestRemadeVMIsDeletedWhenItIsUndone(t *testing.T) {
 	failed := w.ask(api.ActionReprotect, elsewhere())
 	w.expect(api.StateCommitted)
 	w.then(func() {
-		require.Equal(t, []string{api.ActRevoke, api.ActDetachDisks, api.ActUnmakeVM}, w.since(api.ActRevoke))
+		require.Equal(t, []string{api.ActRevoke, api.ActDetachDisks, api.ActUnassign, api.ActUnmakeVM}, w.since(api.ActRevoke))
 		require.Equal(t, api.UnmakeVMInput{VCenter: "vc-2", Machine: w.input.VM.Machine, Run: w.makes[0].Run}, w.unmakes[0])
 		require.Equal(t, w.input.VM, w.status().VM)
 		require.Nil(t, w.status().Remade)
