@@ -137,6 +137,7 @@ func TestVCenterAwayForAnHour(t *testing.T) {
 	w := newWatched(t, nil)
 	begin := w.Now()
 	w.OnActivity(api.ActWatch, mock.Anything, mock.Anything).Return(func(_ context.Context, in api.WatchInput) error {
+		require.Equal(t, 15*time.Minute, in.For.D())
 		at := w.Now().Sub(begin)
 		w.starts, w.after = append(w.starts, at), append(w.after, in.After)
 		if at < back {
