@@ -259,9 +259,7 @@ func (w *watcher) report(ctx context.Context) error {
 // changed: no update of the property collector does. They are read at once in the first
 // report, and with a rest between two times.
 func (w *watcher) readTags(ctx context.Context, events []types.BaseEvent) {
-	if slices.ContainsFunc(events, tagging) {
-		w.retag, w.tagNames = true, newTagNames()
-	}
+	w.retag = w.retag || slices.ContainsFunc(events, tagging)
 	if time.Now().Before(w.tagsAfter) {
 		return
 	}
