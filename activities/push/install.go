@@ -7,7 +7,9 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"time"
 
 	"drover/workflows/api"
 )
@@ -30,6 +32,11 @@ var packaged = []string{"/var/lib/dpkg/info/drover-agent.list", "/usr/lib/system
 // architectures are what uname calls those for which there are agents.
 var architectures = map[string]string{"x86_64": "amd64", "aarch64": "arm64"}
 
+const (
+	clockWrong  = 5 * time.Minute        // as for the agent's own check
+	serverCheck = "configuration-server" // of the agent's checks
+)
+
 const roomFactor = 3 // times the program's size, free under /usr: the old one, the new one, and some
 
 func (g *guest) install(ctx context.Context) error {
@@ -42,6 +49,9 @@ func (g *guest) install(ctx context.Context) error {
 		return err
 	}
 	if err := g.configure(ctx); err != nil {
+		return err
+	}
+	if err := g.reaches(ctx); err != nil {
 		return err
 	}
 	unitChanged, err := g.put(ctx, unit, contentOf(unitText), 0o644)
@@ -106,8 +116,68 @@ func (g *guest) preflight(ctx context.Context) (local string, unitText []byte, s
 	if err != nil {
 		return no(err, "look what its kernel can")
 	}
-	g.did("preflight", "Linux %s, %s free, systemd runs: %v, kernel can track changes by ebpf: %v", words[1], room, systemd, btf)
+	off, err := g.clock(ctx)
+	if err != nil {
+		return no(err, "look what time it is there")
+	}
+	if off.Abs() > clockWrong {
+		return no(nil, "its clock is off by %s: certificates would seem expired or not yet valid; let chrony or systemd-timesyncd set it", off)
+	}
+	g.did("preflight", "Linux %s, %s free, clock off by %s, systemd runs: %v, kernel can track changes by ebpf: %v", words[1], room, off, systemd, btf)
 	return local, unitText, systemd, nil
+}
+
+// clock says how far the guest's clock is off at least: it is read at some time between
+// the question and the answer, in whole seconds.
+func (g *guest) clock(ctx context.Context) (time.Duration, error) {
+	asked := time.Now()
+	text, err := g.run(ctx, "date +%s")
+	if err != nil {
+		return 0, err
+	}
+	answered := time.Now()
+	seconds, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	switch there := time.Unix(seconds, 0); {
+	case there.Before(asked.Add(-time.Second)):
+		return there.Sub(asked).Round(time.Second), nil
+	case there.After(answered.Add(time.Second)):
+		return there.Sub(answered).Round(time.Second), nil
+	}
+	return 0, nil
+}
+
+// reaches has the agent try the way to the configuration server, before a token is made for
+// it. One that has enrolled has been there.
+func (g *guest) reaches(ctx context.Context) error {
+	there, err := g.exists(ctx, identity)
+	if err != nil {
+		return failed(api.CodePush, err, "push to %s: look for %s", g.in.Name, identity)
+	}
+	if there {
+		return nil
+	}
+	for _, f := range g.doctor(ctx) {
+		if f.Check != serverCheck {
+			continue
+		}
+		if f.Level == api.LevelFail {
+			return failed(api.CodePush, nil, "push to %s: the guest does not reach the configuration server: %s; %s. The program and its configuration are there, nothing runs", g.in.Name, f.What, f.Advice)
+		}
+		g.did("reach", "%s", f.What)
+	}
+	return nil
+}
+
+// doctor gives what the agent finds in its guest; nil if it does not say.
+func (g *guest) doctor(ctx context.Context) (findings []api.Finding) {
+	text, _ := g.run(ctx, program+" doctor --json --config "+confFile) // fails when something is not well
+	if json.Unmarshal([]byte(text), &findings) != nil {
+		return nil
+	}
+	return findings
 }
 
 // notPackaged refuses a guest whose package manager has the agent.
@@ -216,9 +286,8 @@ func (g *guest) examine(ctx context.Context) error {
 		return failed(api.CodePush, err, "push to %s: the agent does not run there", g.in.Name)
 	}
 	g.out.Version = strings.TrimSpace(version)
-	text, _ := g.run(ctx, program+" doctor --json --config "+confFile) // fails when something is not well
-	if err := json.Unmarshal([]byte(text), &g.out.Findings); err != nil {
-		g.did("examine", "the agent's checks could not be read: %v", err)
+	if g.out.Findings = g.doctor(ctx); g.out.Findings == nil {
+		g.did("examine", "the agent's checks could not be read")
 		return nil
 	}
 	wrong := 0

@@ -209,7 +209,7 @@ func (g *Guest) Move(ctx context.Context, from, to string) error {
 }
 
 // plain is what commands may consist of: nothing that a shell reads as anything but words.
-var plain = regexp.MustCompile(`^[A-Za-z0-9 %:=,._/-]+$`)
+var plain = regexp.MustCompile(`^[A-Za-z0-9 %+:=,._/-]+$`)
 
 // Run runs a command line of plain words as the user, and gives what it printed. VMware Tools
 // give nothing back but the exit code, and start programs through the guest's shell: it sends

@@ -33,6 +33,7 @@ import (
 	"drover/worker/controlserver"
 	"drover/worker/registry"
 	"drover/workflows/api"
+	"drover/workflows/fault"
 )
 
 var show = flag.Bool("show", false, "print what each push did (make push-demo)")
@@ -331,6 +332,34 @@ func installUpgradeRemove(t *testing.T, w *world) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 	_, err = os.Stat(w.inside("/var/lib/drover/agent/identity"))
 	require.NoError(t, err, "the identity stays")
+}
+
+// TestServerIsNotReached: that is found out in the guest before a token is made, and nothing
+// runs there.
+func TestServerIsNotReached(t *testing.T) {
+	for by, make := range map[string]func(*testing.T) *world{
+		api.PushBySSH:   func(t *testing.T) *world { return overSSH(t, true) },
+		api.PushByTools: func(t *testing.T) *world { return byTools(t, true, 0).world },
+	} {
+		t.Run(by, func(t *testing.T) {
+			w := make(t)
+			away, err := ports.Free()
+			require.NoError(t, err)
+			require.NoError(t, os.MkdirAll(w.inside("/etc/drover"), 0o755))
+			conf := fmt.Sprintf("configServer: https://%s\nstate: /var/lib/drover/agent\ntokenFile: /etc/drover/agent.token\n", away)
+			require.NoError(t, os.WriteFile(w.inside("/etc/drover/agent.yaml"), []byte(conf), 0o644)) //nolint:gosec // no secret
+			_, err = w.Push(t.Context(), w.in)
+			require.ErrorContains(t, err, "the guest does not reach the configuration server: https://"+away+" is not reached")
+			require.Equal(t, api.CodePush, fault.Code(err))
+			require.Empty(t, w.tokens)
+			for _, file := range []string{"/etc/systemd/system/drover-agent.service", "/systemctl.log", "/etc/drover/agent.token"} {
+				_, err = os.Stat(w.inside(file))
+				require.ErrorIs(t, err, os.ErrNotExist, file)
+			}
+			require.NoError(t, os.Remove(w.inside("/etc/drover/agent.yaml")))
+			require.Contains(t, w.push()["reach"], "is reached")
+		})
+	}
 }
 
 // TestWithoutSystemd: all is done but the start, and that is said.
