@@ -91,6 +91,11 @@ kill-matrix: ## agent and server killed with SIGKILL at every step that makes so
 	go test -tags failpoint -count=1 -timeout 5m -parallel 6 -run TestKilled ./tests/fault/
 	go test -count=1 -timeout 5m -run TestAgentKilledInTheFreeze ./agent/quiesce/freeze/ -kills 100
 
+.PHONY: replay
+replay: $(WORKFLOWCHECK) ## replay the recorded histories of all workflows on this code, whole and cut off at every step; look for what is not deterministic
+	go test -count=1 ./tests/replay
+	$(WORKFLOWCHECK) ./workflows/...
+
 .PHONY: steps
 steps: ## simulate every kind of a plan's run and disturb every call of it in every way; go on and back from there; the largest plan
 	go test -count=1 -timeout 30m -v -run TestEveryStep ./starter/simulate -long

@@ -1,7 +1,7 @@
 // Package replay keeps histories of real runs in git and replays them on today's
 // workflow code, so that a change that would break a running workflow fails a test
 // and not a failover. `make histories` records them anew; what was recorded before is kept
-// beside it, as testdata/cycle-1, so that what older releases began goes on, too.
+// beside it, as testdata/cycle-1 and so on, so that what older releases began goes on, too.
 package replay
 
 import (
