@@ -115,7 +115,7 @@ test-azure: setup-test build ## page blobs, cache, machines and log-ins on emula
 .PHONY: test-vsphere
 test-vsphere: ## sessions, watching (300 VMs), privileges, disks and the way back on a simulated vCenter, with faults
 	go test -count=1 -timeout 15m ./activities/vsphere/ -vms 300
-	go test -count=1 -timeout 5m ./workflows/discovery/ ./workflows/failback/ ./workflows/machine/ ./workflows/vcenter/
+	go test -count=1 -timeout 5m ./workflows/discovery/ ./workflows/failback/ ./workflows/machine/ ./activities/push/ ./activities/secretfile/
 
 .PHONY: push-demo
 push-demo: setup-test ## install the agent in a guest of its own, over a real sshd and by VMware Tools, then upgrade and remove it
