@@ -78,7 +78,7 @@ func run(ctx context.Context, args []string) error {
 	dir := flags.String("dir", "", "directory for all disks, of peers and ours (default: /dev/shm if it has room, else the temporary one)")
 	mib := flags.Int64("mib", 2048, "size of the disks")
 	runs := flags.Int("runs", 5, "runs of each measurement; the median counts")
-	seconds := flags.Int("seconds", 10, "how long the sustained writes last")
+	seconds := flags.Int("seconds", 20, "how long the sustained writes last")
 	only := flags.String("only", "", "a regular expression of the measurements to make")
 	out := flags.String("json", "", "file to write the table to, for programs")
 	if err := flags.Parse(args); err != nil {

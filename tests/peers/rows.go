@@ -293,8 +293,9 @@ const (
 	// deltaRuns is how often each rate is tried, at most; the medians count.
 	deltaRuns = 3
 	// deltaWarm is how many cuts go by before the age of points counts: the first is of what
-	// was written from before the base copy's end on.
-	deltaWarm = 4
+	// was written from before the base copy's end on, and those that follow are by turns
+	// longer and shorter for a while.
+	deltaWarm = 10
 )
 
 // delta measures sustained random writes of 4 KiB: the highest rate of changed blocks
@@ -303,7 +304,7 @@ func (b *bench) delta(ctx context.Context) error {
 	const interval = time.Second
 	var best float64
 	var lag float64
-	for _, rate := range []int{40_000, 60_000, 64_500, 70_000, 76_000, 84_000, 94_000, 105_000} {
+	for _, rate := range []int{40_000, 66_000, 76_000, 88_000, 100_000, 115_000} {
 		var moved, lags []float64
 		for range min(b.runs, deltaRuns) {
 			blocks, l, err := b.sustained(ctx, rate, interval)
