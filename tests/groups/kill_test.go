@@ -78,7 +78,7 @@ func (c child) start(t *testing.T) *exec.Cmd {
 	text, err := json.Marshal(c)
 	require.NoError(t, err)
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestChild$")
-	cmd.Env = append(os.Environ(), childVariable+"="+string(text))
+	cmd.Env = append(os.Environ(), childVariable+"="+string(text), "TMPDIR="+t.TempDir()) // what it leaves when it is killed
 	if testing.Verbose() {
 		cmd.Args = append(cmd.Args, "-test.v")
 		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr

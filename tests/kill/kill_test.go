@@ -194,7 +194,8 @@ func (o *told) child(t *testing.T, dir string, seed uint64, rounds int, at strin
 	ctx, cancel := context.WithTimeout(t.Context(), lifeLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestChild$", "-test.count=1")
-	cmd.Env = append(os.Environ(), dirVariable+"="+dir, fmt.Sprintf("%s=%d", seedVariable, seed), fmt.Sprintf("%s=%d", longVariable, rounds), failpoint.Variable+"="+at, azureVariable+"="+o.azure)
+	cmd.Env = append(os.Environ(), dirVariable+"="+dir, fmt.Sprintf("%s=%d", seedVariable, seed), fmt.Sprintf("%s=%d", longVariable, rounds), failpoint.Variable+"="+at, azureVariable+"="+o.azure,
+		"TMPDIR="+t.TempDir()) // what it leaves when it is killed
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	cmd.Stderr = cmd.Stdout // one pipe for both

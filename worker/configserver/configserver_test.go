@@ -67,7 +67,7 @@ func TestWithoutTemporal(t *testing.T) {
 	stopCS := start(t, func(ctx context.Context) error { return configserver.Run(ctx, cs, log) })
 	operator := admin.NewClient(cs.State)
 	require.Eventually(t, func() bool { _, err := operator.Status(t.Context()); return err == nil }, patience, 10*time.Millisecond)
-	require.Equal(t, http.StatusServiceUnavailable, health(cs.Metrics), "the worker does not run")
+	require.Eventually(t, func() bool { return health(cs.Metrics) == http.StatusServiceUnavailable }, patience, 10*time.Millisecond, "the worker does not run")
 
 	token, err := operator.Token(t.Context(), admin.TokenRequest{Role: ps.Role, Name: ps.Name})
 	require.NoError(t, err)
