@@ -33,7 +33,7 @@ func (c *Control) AwaitAgent(ctx context.Context, in api.AwaitAgentInput) (api.A
 		}
 		a, ok := heardOf(agents, in)
 		if ok && in.Reach != nil {
-			ok, err = reached(a, *in.Reach, c.now().Sub(began), began)
+			ok, err = reached(a, *in.Reach, began, c.now())
 		}
 		if err != nil {
 			return api.AgentInfo{}, err
@@ -53,14 +53,14 @@ func (c *Control) AwaitAgent(ctx context.Context, in api.AwaitAgentInput) (api.A
 }
 
 // reached reports whether the agent has told all it can tell of the server.
-func reached(a api.AgentReport, want api.Assignment, since time.Duration, began time.Time) (bool, error) {
+func reached(a api.AgentReport, want api.Assignment, began, now time.Time) (bool, error) {
 	r := a.Reached
 	switch {
 	case r == nil || r.Address != want.Address || r.Via != want.Via:
 		return a.LastSeen.After(began.Add(reachAgent)), nil
 	case r.Error == "":
 		return true, nil
-	case since < reachLimit:
+	case now.Sub(began) < reachLimit:
 		return false, nil
 	}
 	way := ""

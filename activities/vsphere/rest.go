@@ -43,7 +43,7 @@ func (s *session) onREST(ctx context.Context, f func(*rest.Client) error) error 
 	if !rest.IsStatusError(err, http.StatusUnauthorized) {
 		return err
 	}
-	s.config.Logger.Info("vCenter ended the REST session; a new one is opened", "vcenter", s.vcenter.Name)
+	s.config.Logger.Info("vCenter ended the REST session; a new one is opened", "vcenter", s.name)
 	if r, err = s.restSession(ctx, r); err != nil {
 		return err
 	}
@@ -102,7 +102,7 @@ func (s *session) loginREST(ctx context.Context) (*restSession, error) {
 		alive.Stop() // it begins with an answer, whatever that is
 		switch {
 		case rest.IsStatusError(err, http.StatusUnauthorized):
-			return nil, failed(api.CodeVCenterDenied, err, "log in to the REST of vCenter %s as the user of credentials %s", s.name, s.vcenter.Credentials)
+			return nil, failed(api.CodeVCenterDenied, err, "log in to the REST of vCenter %s as the user of credentials %s", s.name, s.logsIn)
 		case rest.IsStatusError(err, http.StatusNotFound):
 			return nil, failed(api.CodeVCenter, err, "log in to the REST of vCenter %s, which seems to have none", s.name)
 		}

@@ -29,14 +29,14 @@ import (
 // session is a log-in at one vCenter, over SOAP and, when something needs it, over REST.
 // Many calls use it at once.
 type session struct {
-	name    string
-	vcenter api.VCenter
-	key     string // of what it was opened with
-	client  *govmomi.Client
-	trust   *tls.Config // by which vCenter was trusted
-	rest    restPlace
-	secret  func() (credentials, error) // as they are now
-	config  Config
+	name   string // of the vCenter
+	key    string // of what it was opened with
+	client *govmomi.Client
+	trust  *tls.Config // by which vCenter was trusted
+	rest   restPlace
+	logsIn string                      // the credentials' name
+	secret func() (credentials, error) // as they are now
+	config Config
 }
 
 // credentials is the file that api.VCenter.Credentials names.
@@ -117,8 +117,9 @@ func (a *Activities) login(ctx context.Context, x access) (*session, error) {
 		return nil, failed(api.CodeVCenter, err, "log in to vCenter %s as the user of credentials %s", v.Name, v.Credentials)
 	}
 	return &session{
-		name: v.Name, vcenter: v, key: x.key(), client: client, trust: transport.DefaultTransport().TLSClientConfig,
+		name: v.Name, key: x.key(), client: client, trust: transport.DefaultTransport().TLSClientConfig,
 		rest:   restPlace{lock: make(chan struct{}, 1)},
+		logsIn: v.Credentials,
 		secret: func() (credentials, error) { return a.credentials(v.Credentials) },
 		config: a.config,
 	}, nil

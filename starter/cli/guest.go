@@ -136,31 +136,34 @@ func printPreflight(w io.Writer, findings []api.Finding) {
 		return
 	}
 	_, _ = fmt.Fprintf(w, "would it boot in the target? %s of %d checks; nothing is blocked by it\n", preflightWord(findings), len(findings))
-	for _, level := range []string{api.LevelFail, api.LevelWarn} {
-		for _, f := range findings {
-			if f.Level == level {
-				_, _ = fmt.Fprintf(w, "  %s %s: %s\n", strings.ToUpper(f.Level), f.Check, f.What)
-				if f.Advice != "" {
-					_, _ = fmt.Fprintf(w, "       %s\n", f.Advice)
-				}
-			}
+	for _, f := range worstFirst(findings) {
+		_, _ = fmt.Fprintf(w, "  %s %s: %s\n", strings.ToUpper(f.Level), f.Check, f.What)
+		if f.Advice != "" {
+			_, _ = fmt.Fprintf(w, "       %s\n", f.Advice)
 		}
 	}
 }
 
-// against are the findings that speak against a guest's boot in the target, each in a line.
-func against(findings []api.Finding) (out []string) {
+// worstFirst are the findings that say that something is wrong: what fails, then what warns.
+func worstFirst(findings []api.Finding) (out []api.Finding) {
 	for _, level := range []string{api.LevelFail, api.LevelWarn} {
 		for _, f := range findings {
-			if f.Level != level {
-				continue
+			if f.Level == level {
+				out = append(out, f)
 			}
-			line := fmt.Sprintf("%s %s: %s", strings.ToUpper(f.Level), f.Check, f.What)
-			if f.Advice != "" {
-				line += "; " + f.Advice
-			}
-			out = append(out, line)
 		}
+	}
+	return out
+}
+
+// against are the findings that speak against a guest's boot in the target, each in a line.
+func against(findings []api.Finding) (out []string) {
+	for _, f := range worstFirst(findings) {
+		line := fmt.Sprintf("%s %s: %s", strings.ToUpper(f.Level), f.Check, f.What)
+		if f.Advice != "" {
+			line += "; " + f.Advice
+		}
+		out = append(out, line)
 	}
 	return out
 }

@@ -17,6 +17,8 @@ import (
 	"drover/agent/controlapi"
 	"drover/agent/quiesce"
 	"drover/agent/session"
+	"drover/agent/tracker"
+	"drover/agent/tracker/scan"
 	"drover/datapath/cachestore"
 	"drover/datapath/changeset"
 	"drover/datapath/codec"
@@ -162,7 +164,7 @@ func agents(ctx context.Context, dir string) error {
 	var all sync.WaitGroup
 	for _, m := range w.Machines {
 		all.Go(func() {
-			t := track()
+			var t tracker.Tracker = scan.New() // what an agent takes for a file
 			hooks := &quiesce.Hooks{}
 			if w.Told {
 				// The writer does not wait for a cut: what it changes meanwhile goes with the next.

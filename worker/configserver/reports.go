@@ -81,10 +81,7 @@ func reportOf(machine ident.MachineID, a registry.AgentRecord) api.AgentReport {
 	if err := release.Takes(service.Version(), a.Version); err != nil {
 		out.Refused = err.Error()
 	}
-	if r := a.Reached; r != nil {
-		reached := api.AgentReached(*r)
-		out.Reached = &reached
-	}
+	out.Reached = (*api.AgentReached)(a.Reached)
 	in := a.Inventory
 	if in == nil {
 		return out
