@@ -24,20 +24,25 @@ type Tag string
 type If struct {
 	Is     Tag // the blob is this version
 	Absent bool
+	Lease  string // of which the blob must have the one with this id
 }
 
 // Conditions gives them as the SDK wants them.
 func (i If) Conditions() *blob.AccessConditions {
-	m := &blob.ModifiedAccessConditions{}
-	switch {
-	case i.Absent:
-		m.IfNoneMatch = to.Ptr(azcore.ETagAny)
-	case i.Is != "":
-		m.IfMatch = to.Ptr(azcore.ETag(i.Is))
-	default:
+	if i == (If{}) {
 		return nil
 	}
-	return &blob.AccessConditions{ModifiedAccessConditions: m}
+	c := &blob.AccessConditions{}
+	if i.Lease != "" {
+		c.LeaseAccessConditions = &blob.LeaseAccessConditions{LeaseID: &i.Lease}
+	}
+	switch {
+	case i.Absent:
+		c.ModifiedAccessConditions = &blob.ModifiedAccessConditions{IfNoneMatch: to.Ptr(azcore.ETagAny)}
+	case i.Is != "":
+		c.ModifiedAccessConditions = &blob.ModifiedAccessConditions{IfMatch: to.Ptr(azcore.ETag(i.Is))}
+	}
+	return c
 }
 
 // Make makes the container when it is absent.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
@@ -79,8 +80,8 @@ func causeOf(re *azcore.ResponseError) error {
 	return nil
 }
 
-// HasCode reports whether the account answered with the code.
-func HasCode(err error, code bloberror.Code) bool {
+// HasCode reports whether the account answered with one of the codes.
+func HasCode(err error, codes ...bloberror.Code) bool {
 	var e *Error
-	return errors.As(err, &e) && e.Code == string(code)
+	return errors.As(err, &e) && slices.Contains(codes, bloberror.Code(e.Code))
 }

@@ -76,10 +76,12 @@ var Names = []string{
 const (
 	SnapshotMade = "snapshot-made" // a disk's snapshots are made, the point's manifest is not
 	PointWritten = "point-written" // it is, and the state does not list it
+	LeaseBroken  = "lease-broken"  // another's lease is broken, the blob has none
+	LeaseTaken   = "lease-taken"   // the blob has ours, and what it was taken for is not done
 )
 
 // PageBlobNames lists the places that a machine's change sets pass in a store of page blobs.
 var PageBlobNames = []string{
 	Store, Stored, Pending, ImageWritten, SumsSynced, SnapshotMade, PointWritten, Manifest, Published, Applied,
-	DeletePlanned, DeletePublished, DeleteFiles,
+	DeletePlanned, DeletePublished, DeleteFiles, LeaseBroken, LeaseTaken,
 }

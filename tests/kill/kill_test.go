@@ -33,6 +33,7 @@ import (
 const (
 	dirVariable  = "DROVER_KILL_DIR"  // of the child
 	seedVariable = "DROVER_KILL_SEED" // of its load
+	ownVariable  = "DROVER_KILL_OWN"  // epoch of its grant
 	longVariable = "DROVER_KILL_LONG" // rounds of its load
 	// azureVariable is the endpoint of its storage account, if it has no directories.
 	azureVariable = "DROVER_KILL_AZURE"
@@ -141,7 +142,11 @@ func kill(t *testing.T, place string, count int, dir, azure string) {
 	t.Helper()
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
-	told := &told{points: map[ident.Seq]string{}, azure: azure}
+	told := &told{points: map[ident.Seq]string{}, azure: azure, epoch: 1}
+	if place == failpoint.LeaseBroken { // an older owner's
+		require.False(t, told.child(t, dir, seed+3, afterKill, ""))
+		told.epoch++
+	}
 	require.True(t, told.child(t, dir, seed, beforeKill, fmt.Sprintf("%s:%d", place, count)), "the place was not reached %d times in %d rounds", count, beforeKill)
 	told.child(t, dir, seed+1, afterKill, place+":1")
 	require.False(t, told.child(t, dir, seed+2, afterKill, ""))
@@ -183,6 +188,7 @@ func (o *told) check(t *testing.T, r *rig.Rig) {
 type told struct {
 	points map[ident.Seq]string
 	acked  ident.Seq
+	epoch  ident.Epoch
 	azure  string       // endpoint of the stores; empty: directories
 	rest   bytes.Buffer // what else it said
 }
@@ -194,7 +200,7 @@ func (o *told) child(t *testing.T, dir string, seed uint64, rounds int, at strin
 	ctx, cancel := context.WithTimeout(t.Context(), lifeLimit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestChild$", "-test.count=1")
-	cmd.Env = append(os.Environ(), dirVariable+"="+dir, fmt.Sprintf("%s=%d", seedVariable, seed), fmt.Sprintf("%s=%d", longVariable, rounds), failpoint.Variable+"="+at, azureVariable+"="+o.azure,
+	cmd.Env = append(os.Environ(), dirVariable+"="+dir, fmt.Sprintf("%s=%d", seedVariable, seed), fmt.Sprintf("%s=%d", longVariable, rounds), failpoint.Variable+"="+at, azureVariable+"="+o.azure, fmt.Sprintf("%s=%d", ownVariable, o.epoch),
 		"TMPDIR="+t.TempDir()) // what it leaves when it is killed
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
@@ -238,7 +244,8 @@ func TestChild(t *testing.T) {
 	}
 	var seed uint64
 	var rounds int
-	_, err := fmt.Sscan(os.Getenv(seedVariable)+" "+os.Getenv(longVariable), &seed, &rounds)
+	var epoch ident.Epoch
+	_, err := fmt.Sscan(os.Getenv(seedVariable)+" "+os.Getenv(longVariable)+" "+os.Getenv(ownVariable), &seed, &rounds, &epoch)
 	require.NoError(t, err)
 	rnd := rand.New(rand.NewPCG(seed, 3))
 	azure, every := os.Getenv(azureVariable), cadence
@@ -248,8 +255,8 @@ func TestChild(t *testing.T) {
 	r := newRig(t, dir, azure)
 	write(t, r, rnd)
 	r.StartServer()
-	r.Grant(1, every)
-	r.StartAgent(1)
+	r.Grant(epoch, every)
+	r.StartAgent(epoch)
 	for range rounds {
 		write(t, r, rnd)
 		tell(t, r)

@@ -7,9 +7,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 
 	"drover/datapath/azstorage"
@@ -91,14 +88,13 @@ func (w *Writer) drop(ctx context.Context, b *item) error {
 	if isSnapshot(b) {
 		return w.m.store.pages(*b.Name).dropSnapshot(ctx, *b.Snapshot)
 	}
-	o := &blob.DeleteOptions{DeleteSnapshots: to.Ptr(blob.DeleteSnapshotsOptionTypeInclude)}
+	var cond azstorage.If
 	if b.Properties != nil && b.Properties.ETag != nil {
-		tag := azcore.ETag(strings.Trim(string(*b.Properties.ETag), `"`)) // lists have it without quotes
-		o.AccessConditions = azstorage.If{Is: azstorage.Tag(`"` + tag + `"`)}.Conditions()
+		cond.Is = azstorage.Tag(`"` + strings.Trim(string(*b.Properties.ETag), `"`) + `"`) // lists have it without quotes
 	}
-	_, err := w.m.store.c.NewBlobClient(*b.Name).Delete(ctx, o)
-	if err = azstorage.Clean(err); err != nil && !errors.Is(err, azstorage.ErrNotFound) && !errors.Is(err, azstorage.ErrCondition) {
-		return fmt.Errorf("delete %s: %w", *b.Name, err)
+	err := w.m.store.pages(*b.Name).remove(ctx, cond)
+	if errors.Is(err, azstorage.ErrCondition) {
+		return nil // another has changed it meanwhile
 	}
-	return nil
+	return err
 }

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"drover/datapath/checksum"
 	"drover/datapath/ident"
 	"drover/datapath/replica"
@@ -28,17 +30,17 @@ func (m machine) makeDisk(ctx context.Context, word uint64, d replica.Disk) erro
 	return m.store.pages(m.sumsName(d.ID)).make(ctx, word, sumsLength(d.Size))
 }
 
-// raise gives all page blobs the state's fence word: no older writer can write to
-// them from then on.
+// raise gives all page blobs the state's fence word, and their leases to its owner: no
+// older writer can write to them from then on.
 func (m machine) raise(ctx context.Context, mf *manifest) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(m.store.parallel)
 	for _, d := range mf.disks() {
 		for _, name := range []string{m.diskName(d.ID), m.sumsName(d.ID)} {
-			if err := m.store.pages(name).raise(ctx, mf.word()); err != nil {
-				return err
-			}
+			g.Go(func() error { return m.store.pages(name).raise(ctx, mf.word()) })
 		}
 	}
-	return nil
+	return g.Wait()
 }
 
 // fitAll opens the machine's disks and gives their blobs the disks' sizes.
@@ -69,7 +71,7 @@ func (w *Writer) fit(ctx context.Context, d replica.Disk) (*openDisk, error) {
 		return nil, err
 	}
 	if is.word != word {
-		return nil, fmt.Errorf("%s is at %#x, ours is %#x: %w", image.name, is.word, word, replica.ErrFenced)
+		return nil, image.behind(is.word, word)
 	}
 	length := vhd.Size(d.Size) + vhd.FooterSize
 	if is.size == d.Size && is.length == length {
@@ -80,7 +82,7 @@ func (w *Writer) fit(ctx context.Context, d replica.Disk) (*openDisk, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := image.resize(ctx, tag, length); err != nil {
+	if err := image.resize(ctx, word, tag, length); err != nil {
 		return nil, err
 	}
 	if err := w.fitSums(ctx, sums, keep, d); err != nil {
@@ -97,7 +99,7 @@ func (w *Writer) fit(ctx context.Context, d replica.Disk) (*openDisk, error) {
 	if tag, err = image.put(ctx, word, vhd.Size(d.Size), footer[:]); err != nil {
 		return nil, err
 	}
-	return o, image.setSize(ctx, tag, d.Size)
+	return o, image.setSize(ctx, word, tag, d.Size)
 }
 
 func (w *Writer) opened(ctx context.Context, d replica.Disk, image, sums *pages) (*openDisk, error) {
@@ -139,7 +141,7 @@ func (w *Writer) fitSums(ctx context.Context, p *pages, keep int64, d replica.Di
 	if is.length == sumsLength(d.Size) {
 		return nil
 	}
-	return p.resize(ctx, tag, sumsLength(d.Size))
+	return p.resize(ctx, word, tag, sumsLength(d.Size))
 }
 
 // sumEnds computes the sums of the blocks in which the old and the new size end.

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"sync"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/streaming"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
+	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/bloberror"
 	sdk "github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/pageblob"
 
 	"drover/datapath/azstorage"
@@ -29,13 +31,15 @@ const (
 
 // pages is a page blob, or a snapshot of one, which is only read.
 type pages struct {
-	name  string
-	c     *sdk.Client
-	pacer *azstorage.Pacer
+	name    string
+	store   *Store
+	c       *sdk.Client
+	pacer   *azstorage.Pacer
+	leasing sync.Mutex // held while the lease is taken
 }
 
 func (s *Store) pages(name string) *pages {
-	return &pages{name: name, c: s.c.NewPageBlobClient(name), pacer: azstorage.NewPacer(s.limits, s.slots)}
+	return &pages{name: name, store: s, c: s.c.NewPageBlobClient(name), pacer: azstorage.NewPacer(s.limits, s.slots)}
 }
 
 // at gives the snapshot of the blob.
@@ -44,7 +48,7 @@ func (p *pages) at(snapshot string) (*pages, error) {
 	if err != nil {
 		return nil, fmt.Errorf("snapshot %s of %s: %w", snapshot, p.name, azstorage.Clean(err))
 	}
-	return &pages{name: p.name + "@" + snapshot, c: c, pacer: p.pacer}, nil
+	return &pages{name: p.name + "@" + snapshot, store: p.store, c: c, pacer: p.pacer}, nil
 }
 
 // whole checks what the emulator does not: whole pages, no more than a request takes.
@@ -60,7 +64,7 @@ func (p *pages) fenced(what string, err error) error {
 	if err = azstorage.Clean(err); err == nil {
 		return nil
 	}
-	if errors.Is(err, azstorage.ErrCondition) {
+	if errors.Is(err, azstorage.ErrCondition) && !lacksLease(err) {
 		err = errors.Join(replica.ErrFenced, err)
 	}
 	return fmt.Errorf("%s %s: %w", what, p.name, err)
@@ -71,7 +75,7 @@ func sequence(word uint64) *sdk.SequenceNumberAccessConditions {
 }
 
 // put writes whole pages, 4 MiB at most.
-func (p *pages) put(ctx context.Context, word uint64, off int64, data []byte) (azstorage.Tag, error) {
+func (p *pages) put(ctx context.Context, word uint64, off int64, data []byte) (tag azstorage.Tag, err error) {
 	n := int64(len(data))
 	if err := whole(off, n); err != nil {
 		return "", fmt.Errorf("write %s: %w", p.name, err)
@@ -79,24 +83,31 @@ func (p *pages) put(ctx context.Context, word uint64, off int64, data []byte) (a
 	if n > maxPut {
 		return "", fmt.Errorf("write %s: %d bytes, one request takes %d", p.name, n, maxPut)
 	}
-	r, err := p.c.UploadPages(p.pacer.With(ctx, len(data)), streaming.NopCloser(bytes.NewReader(data)), blob.HTTPRange{Offset: off, Count: n},
-		&sdk.UploadPagesOptions{TransactionalValidation: azstorage.CRC64(data), SequenceNumberAccessConditions: sequence(word)})
-	if err != nil {
-		return "", p.fenced("write", err)
-	}
-	return azstorage.Tag(*r.ETag), nil
+	err = p.leased(ctx, word, func(lease string) error {
+		r, err := p.c.UploadPages(p.pacer.With(ctx, len(data)), streaming.NopCloser(bytes.NewReader(data)), blob.HTTPRange{Offset: off, Count: n},
+			&sdk.UploadPagesOptions{TransactionalValidation: azstorage.CRC64(data), SequenceNumberAccessConditions: sequence(word), AccessConditions: azstorage.If{Lease: lease}.Conditions()})
+		if err == nil {
+			tag = azstorage.Tag(*r.ETag)
+		}
+		return p.fenced("write", err)
+	})
+	return tag, err
 }
 
 // clear makes whole pages empty.
-func (p *pages) clear(ctx context.Context, word uint64, off, n int64) (azstorage.Tag, error) {
+func (p *pages) clear(ctx context.Context, word uint64, off, n int64) (tag azstorage.Tag, err error) {
 	if err := whole(off, n); err != nil {
 		return "", fmt.Errorf("clear %s: %w", p.name, err)
 	}
-	r, err := p.c.ClearPages(p.pacer.With(ctx, 0), blob.HTTPRange{Offset: off, Count: n}, &sdk.ClearPagesOptions{SequenceNumberAccessConditions: sequence(word)})
-	if err != nil {
-		return "", p.fenced("clear", err)
-	}
-	return azstorage.Tag(*r.ETag), nil
+	err = p.leased(ctx, word, func(lease string) error {
+		r, err := p.c.ClearPages(p.pacer.With(ctx, 0), blob.HTTPRange{Offset: off, Count: n},
+			&sdk.ClearPagesOptions{SequenceNumberAccessConditions: sequence(word), AccessConditions: azstorage.If{Lease: lease}.Conditions()})
+		if err == nil {
+			tag = azstorage.Tag(*r.ETag)
+		}
+		return p.fenced("clear", err)
+	})
+	return tag, err
 }
 
 // read fills b from the offset on.
@@ -172,23 +183,50 @@ func (p *pages) dropSnapshot(ctx context.Context, snapshot string) error {
 // raise raises the sequence number to the word; one that is higher already is
 // another owner's.
 func (p *pages) raise(ctx context.Context, word uint64) error {
-	r, err := p.c.UpdateSequenceNumber(p.pacer.With(ctx, 0), &sdk.UpdateSequenceNumberOptions{
-		ActionType: to.Ptr(sdk.SequenceNumberActionTypeMax), SequenceNumber: to.Ptr(int64(word)), //nolint:gosec // epochs are below 2^31
+	is := word
+	err := p.leased(ctx, word, func(lease string) error {
+		r, err := p.c.UpdateSequenceNumber(p.pacer.With(ctx, 0), &sdk.UpdateSequenceNumberOptions{
+			ActionType: to.Ptr(sdk.SequenceNumberActionTypeMax), SequenceNumber: to.Ptr(int64(word)), //nolint:gosec // epochs are below 2^31
+			AccessConditions: azstorage.If{Lease: lease}.Conditions(),
+		})
+		if err == nil && r.BlobSequenceNumber != nil {
+			is = uint64(*r.BlobSequenceNumber) //nolint:gosec // never negative
+		}
+		return azstorage.Clean(err)
 	})
-	if err = azstorage.Clean(err); errors.Is(err, azstorage.ErrNotFound) {
+	if errors.Is(err, azstorage.ErrNotFound) {
 		return fmt.Errorf("%s is gone: %w", p.name, replica.ErrCorrupt)
 	}
 	if err != nil {
 		return fmt.Errorf("raise the sequence number of %s: %w", p.name, err)
 	}
-	if r.BlobSequenceNumber != nil && *r.BlobSequenceNumber != int64(word) { //nolint:gosec // epochs are below 2^31
-		return fmt.Errorf("%s is at %#x, ours is %#x: %w", p.name, *r.BlobSequenceNumber, word, replica.ErrFenced)
+	if is != word {
+		return p.behind(is, word)
 	}
 	return nil
 }
 
+// remove deletes the blob with its snapshots, after breaking whatever lease it has; an absent one is no error.
+func (p *pages) remove(ctx context.Context, cond azstorage.If) error {
+	err := p.delete(ctx, cond)
+	if azstorage.HasCode(err, bloberror.LeaseIDMissing) {
+		if err = p.breakLease(ctx, cond); err == nil {
+			err = p.delete(ctx, cond)
+		}
+	}
+	if err != nil && !errors.Is(err, azstorage.ErrNotFound) {
+		return fmt.Errorf("delete %s: %w", p.name, err)
+	}
+	return nil
+}
+
+func (p *pages) delete(ctx context.Context, cond azstorage.If) error {
+	_, err := p.c.Delete(p.pacer.With(ctx, 0), &blob.DeleteOptions{DeleteSnapshots: to.Ptr(blob.DeleteSnapshotsOptionTypeInclude), AccessConditions: cond.Conditions()})
+	return azstorage.Clean(err)
+}
+
 // make makes the blob, empty, of a disk that has none; what an earlier, unfinished
-// attempt left is deleted.
+// attempt left is deleted. One with a lease is no such thing: it has, or had, an owner.
 func (p *pages) make(ctx context.Context, word uint64, bytes int64) error {
 	o := &sdk.CreateOptions{
 		SequenceNumber: to.Ptr(int64(word)), Metadata: map[string]*string{metaSize: to.Ptr("0")}, //nolint:gosec // epochs are below 2^31
@@ -196,12 +234,14 @@ func (p *pages) make(ctx context.Context, word uint64, bytes int64) error {
 	}
 	_, err := p.c.Create(ctx, bytes, o)
 	if err = azstorage.Clean(err); errors.Is(err, azstorage.ErrCondition) {
-		_, err = p.c.Delete(ctx, &blob.DeleteOptions{DeleteSnapshots: to.Ptr(blob.DeleteSnapshotsOptionTypeInclude)})
-		if err = azstorage.Clean(err); err == nil || errors.Is(err, azstorage.ErrNotFound) {
+		if err = p.delete(ctx, azstorage.If{}); err == nil || errors.Is(err, azstorage.ErrNotFound) {
 			_, err = p.c.Create(ctx, bytes, o)
 		}
 	}
-	if err = azstorage.Clean(err); err != nil {
+	if err = azstorage.Clean(err); azstorage.HasCode(err, bloberror.LeaseIDMissing) {
+		err = fmt.Errorf("%w: it has a lease already; if the state was deleted by hand, break the lease: %w", errRaced, err)
+	}
+	if err != nil {
 		return fmt.Errorf("make page blob %s: %w", p.name, err)
 	}
 	return nil
@@ -238,13 +278,17 @@ func (p *pages) props(ctx context.Context) (props, error) {
 
 // resize and setSize change what no sequence number guards: they ask for the version
 // that a guarded write has just given.
-func (p *pages) resize(ctx context.Context, tag azstorage.Tag, length int64) error {
-	_, err := p.c.Resize(p.pacer.With(ctx, 0), length, &sdk.ResizeOptions{AccessConditions: azstorage.If{Is: tag}.Conditions()})
-	return p.fenced("resize", err)
+func (p *pages) resize(ctx context.Context, word uint64, tag azstorage.Tag, length int64) error {
+	return p.leased(ctx, word, func(lease string) error {
+		_, err := p.c.Resize(p.pacer.With(ctx, 0), length, &sdk.ResizeOptions{AccessConditions: azstorage.If{Is: tag, Lease: lease}.Conditions()})
+		return p.fenced("resize", err)
+	})
 }
 
-func (p *pages) setSize(ctx context.Context, tag azstorage.Tag, size int64) error {
-	_, err := p.c.SetMetadata(p.pacer.With(ctx, 0), map[string]*string{metaSize: to.Ptr(strconv.FormatInt(size, 10))},
-		&blob.SetMetadataOptions{AccessConditions: azstorage.If{Is: tag}.Conditions()})
-	return p.fenced("note the disk's size of", err)
+func (p *pages) setSize(ctx context.Context, word uint64, tag azstorage.Tag, size int64) error {
+	return p.leased(ctx, word, func(lease string) error {
+		_, err := p.c.SetMetadata(p.pacer.With(ctx, 0), map[string]*string{metaSize: to.Ptr(strconv.FormatInt(size, 10))},
+			&blob.SetMetadataOptions{AccessConditions: azstorage.If{Is: tag, Lease: lease}.Conditions()})
+		return p.fenced("note the disk's size of", err)
+	})
 }

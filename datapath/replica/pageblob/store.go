@@ -15,8 +15,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/to"
-	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/blob"
 	"github.com/Azure/azure-sdk-for-go/sdk/storage/azblob/container"
 	"github.com/google/uuid"
 
@@ -223,7 +221,7 @@ func (m machine) finishRemove(ctx context.Context, mf *manifest) error {
 		return err
 	}
 	err := m.store.c.Each(ctx, m.prefix(), container.ListBlobsInclude{}, func(b *container.BlobItem) error {
-		return m.deleteBlob(ctx, *b.Name)
+		return m.store.pages(*b.Name).remove(ctx, azstorage.If{})
 	})
 	if err != nil {
 		return err
@@ -232,15 +230,6 @@ func (m machine) finishRemove(ctx context.Context, mf *manifest) error {
 		return err
 	}
 	return m.store.c.Remove(ctx, m.stateName(), azstorage.If{})
-}
-
-// deleteBlob deletes a blob with its snapshots.
-func (m machine) deleteBlob(ctx context.Context, name string) error {
-	_, err := m.store.c.NewBlobClient(name).Delete(ctx, &blob.DeleteOptions{DeleteSnapshots: to.Ptr(blob.DeleteSnapshotsOptionTypeInclude)})
-	if err = azstorage.Clean(err); err != nil && !errors.Is(err, azstorage.ErrNotFound) {
-		return fmt.Errorf("delete %s: %w", name, err)
-	}
-	return nil
 }
 
 // PutDocument keeps the document durably, replacing one of the same name.

@@ -61,26 +61,37 @@ func (w *Writer) start(ctx context.Context, spec replica.Spec) error {
 // own, and the word in all page blobs. change gives that state from the present one,
 // nil when there is none. Then what a crash broke off is finished.
 func (w *Writer) session(ctx context.Context, change func(*manifest) (*manifest, error)) error {
+	var err error
 	for range maxRaces {
-		mf, cond, err := w.present(ctx)
-		if err != nil {
-			return err
+		if err = w.begun(ctx, change); !errors.Is(err, errRaced) {
+			break
 		}
-		if mf, err = change(mf); err != nil {
-			return err
-		}
-		mf.State.Epoch, mf.Session = w.epoch, nextSession(mf.Session, w.m.store.now())
-		tag, err := w.m.publish(ctx, mf, cond)
-		if errors.Is(err, errRaced) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		w.take(mf, tag)
-		return w.recover(ctx)
 	}
-	return fmt.Errorf("%w, %d times: try again", errRaced, maxRaces)
+	if errors.Is(err, errRaced) {
+		return fmt.Errorf("%w, %d times: try again", err, maxRaces)
+	}
+	if err != nil {
+		return err
+	}
+	return w.recover(ctx)
+}
+
+// begun publishes the state of a session; errRaced when another's change came first.
+func (w *Writer) begun(ctx context.Context, change func(*manifest) (*manifest, error)) error {
+	mf, cond, err := w.present(ctx)
+	if err != nil {
+		return err
+	}
+	if mf, err = change(mf); err != nil {
+		return err
+	}
+	mf.State.Epoch, mf.Session = w.epoch, nextSession(mf.Session, w.m.store.now())
+	tag, err := w.m.publish(ctx, mf, cond)
+	if err != nil {
+		return err
+	}
+	w.take(mf, tag)
+	return nil
 }
 
 // present reads the state for a session; the removal of a machine is finished first.
