@@ -168,6 +168,15 @@ func TestNewOwnerTakesTheLease(t *testing.T) {
 	_, err = old.m.store.OpenWriter(t.Context(), 1, l.spec)
 	require.ErrorIs(t, err, replica.ErrFenced)
 	require.Zero(t, n.Load())
+	p.Set(func(r *http.Request) azurite.Fault { // as Azure may, which could look at the lease first
+		require.False(t, isLease(r, ""))
+		if isPagePut(r) {
+			return azurite.Fault{Status: http.StatusConflict, Code: string(bloberror.LeaseIDMismatchWithBlobOperation)}
+		}
+		return azurite.Fault{}
+	})
+	_, err = old.open[l.spec.Disks[0].ID].vhd.put(t.Context(), old.mf.word(), 0, make([]byte, block))
+	require.ErrorIs(t, err, replica.ErrFenced)
 	require.NoError(t, old.Close())
 	l.must(l.set(changeset.Delta, 20).Cut(rt.Crash()))
 	l.leasedBy(2)
