@@ -118,12 +118,12 @@ test-vsphere: ## sessions, watching (300 VMs), privileges, disks and the way bac
 	go test -count=1 -timeout 5m ./workflows/discovery/ ./workflows/failback/ ./workflows/machine/ ./activities/push/ ./activities/secretfile/
 
 .PHONY: push-demo
-push-demo: setup-test ## install the agent in a guest of its own, over a real sshd and by VMware Tools, then upgrade and remove it
+push-demo: setup-test ## install the agent in guests of their own, over a real sshd and by VMware Tools (in a simulated VM), then upgrade and remove it
 	go test -count=1 -timeout 5m -v ./tests/push -show
 
 .PHONY: bench-vsphere
-bench-vsphere: ## measure discovery of 2,000 VMs: time, memory, and room in a history
-	go test -run '^$$' -bench Discovery -benchtime 3x ./activities/vsphere
+bench-vsphere: ## measure discovery of 2,000 VMs, loaded from a saved model: time, memory, and room in a history
+	go test -v -run '^$$' -bench Discovery -benchtime 3x ./activities/vsphere
 
 .PHONY: bench-azure
 bench-azure: setup-test ## measure uploads to an emulator, beside azcopy where it is installed; fails when an initial replication is slower than a plain loop of 4 MiB requests

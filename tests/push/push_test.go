@@ -15,8 +15,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -40,21 +40,23 @@ var show = flag.Bool("show", false, "print what each push did (make push-demo)")
 
 const instance = "4c4c4544-0042-3010-8052-b4c04f4a4231"
 
-func TestMain(m *testing.M) {
-	if dir := os.Getenv(envDir); dir != "" {
-		fmt.Fprintln(os.Stderr, becomeGuest(dir))
-		os.Exit(1)
-	}
-	os.Exit(m.Run())
-}
+const (
+	limit = 20 * time.Second // of any wait
+	look  = 20 * time.Millisecond
+	sshd  = "/usr/sbin/sshd"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
 
 // world is a guest with sshd, a configuration server, and what pushes.
 type world struct {
 	*push.Activities
 	t      *testing.T
+	engine *engine
+	guest  string // name of its container
 	dir    string
 	agents string
-	pid    int
+	pushed time.Time // when the newest push began
 	tokens []string
 	reg    *registry.Registry
 	in     api.PushInput
@@ -80,7 +82,7 @@ func need(t *testing.T) {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	need(t)
-	w := &world{t: t, dir: t.TempDir(), agents: t.TempDir()}
+	w := &world{t: t, engine: newEngine(t), dir: t.TempDir(), agents: t.TempDir()}
 	w.in = api.PushInput{Machine: ident.NewMachineID("v", "db-1"), Name: "db-1", Instance: instance, Credentials: "guests"}
 	require.NoError(t, os.Mkdir(w.secrets(), 0o700))
 	w.build()
@@ -175,21 +177,37 @@ func (w *world) key(file string) ssh.PublicKey {
 	return signer.PublicKey()
 }
 
+// image is one of tests/vsim/docker.
+func image(systemd bool) string {
+	if systemd {
+		return "systemd"
+	}
+	return "plain"
+}
+
 // sshd starts a guest with sshd.
 func (w *world) sshd(systemd bool) {
 	t := w.t
 	user := w.key(filepath.Join(w.secrets(), "id"))
-	w.key(filepath.Join(w.dir, "host_key"))
-	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "authorized"), ssh.MarshalAuthorizedKey(user), 0o600))
+	w.guest = "db-1"
+	w.engine.docker("create", "--name", w.guest, "--env", "INSTANCE="+instance, image(systemd))
+	w.engine.docker("start", w.guest)
+	w.key(w.inside("/etc/ssh/host_key"))
+	require.NoError(t, os.WriteFile(w.inside("/etc/ssh/authorized"), ssh.MarshalAuthorizedKey(user), 0o600))
 	address, err := ports.Free()
 	require.NoError(t, err)
 	w.in.Address = address
 	_, port, err := net.SplitHostPort(address)
 	require.NoError(t, err)
-	conf := fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey %s/host_key\nAuthorizedKeysFile %s/authorized\nPidFile none\nStrictModes no\nUsePAM no\n"+
-		"PermitRootLogin yes\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n", port, w.dir, w.dir)
-	require.NoError(t, os.WriteFile(filepath.Join(w.dir, "sshd_config"), []byte(conf), 0o600))
-	log, ended := w.guest(systemd, nil)
+	conf := fmt.Sprintf("Port %s\nListenAddress 127.0.0.1\nHostKey /etc/ssh/host_key\nAuthorizedKeysFile /etc/ssh/authorized\nPidFile none\nStrictModes no\nUsePAM no\n"+
+		"PermitRootLogin yes\nPasswordAuthentication no\nSubsystem sftp internal-sftp\n", port)
+	require.NoError(t, os.WriteFile(w.inside("/etc/ssh/test_config"), []byte(conf), 0o600))
+	log, ended := new(bytes.Buffer), make(chan struct{})
+	cmd := exec.Command("docker", "exec", w.guest, sshd, "-D", "-e", "-f", "/etc/ssh/test_config") //nolint:noctx // ended below
+	cmd.Stderr = log
+	require.NoError(t, cmd.Start())
+	go func() { defer close(ended); _ = cmd.Wait() }()
+	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
 	require.Eventually(t, func() bool {
 		select {
 		case <-ended:
@@ -201,47 +219,20 @@ func (w *world) sshd(systemd bool) {
 			_ = c.Close()
 		}
 		return err == nil
-	}, 20*time.Second, 50*time.Millisecond)
+	}, limit, look)
 }
 
-// guest starts a process with a root of its own: sshd, or with a connection to the
-// hypervisor, Tools.
-func (w *world) guest(systemd bool, hypervisor *os.File) (log *bytes.Buffer, ended chan struct{}) {
-	t := w.t
-	self, err := os.Executable()
-	require.NoError(t, err)
-	cmd := exec.Command(self) //nolint:noctx // ended below
-	cmd.Env = append(os.Environ(), envDir+"="+w.dir, envInstance+"="+instance)
-	if systemd {
-		cmd.Env = append(cmd.Env, envSystemd+"=1")
-	}
-	if hypervisor != nil {
-		cmd.Env, cmd.ExtraFiles = append(cmd.Env, envTools+"=1"), []*os.File{hypervisor}
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
-	log, ended = new(bytes.Buffer), make(chan struct{})
-	cmd.Stderr = log
-	require.NoError(t, cmd.Start())
-	w.pid = cmd.Process.Pid
-	go func() { defer close(ended); _ = cmd.Wait() }()
-	t.Cleanup(func() { _ = cmd.Process.Kill(); <-ended })
-	return log, ended
-}
-
-// inside is a file of the guest, which must have a root of its own by now.
+// inside is a file of the running guest.
 func (w *world) inside(path string) string {
 	w.t.Helper()
-	root := fmt.Sprintf("/proc/%d/root", w.pid)
-	theirs, err := os.Stat(root + "/")
-	require.NoError(w.t, err)
-	ours, err := os.Stat("/")
-	require.NoError(w.t, err)
-	require.False(w.t, os.SameFile(theirs, ours), "the guest still has this system's root")
-	return root + path
+	pid := w.engine.pid(w.guest)
+	require.NotZero(w.t, pid, "the guest is off")
+	return filepath.Join("/proc", itoa(pid), "root", path)
 }
 
 func (w *world) push() map[string]string {
 	w.t.Helper()
+	w.pushed = time.Now()
 	out, err := w.Push(w.t.Context(), w.in)
 	require.NoError(w.t, err)
 	steps := map[string]string{}
@@ -301,6 +292,7 @@ func installUpgradeRemove(t *testing.T, w *world) {
 		return string(b)
 	}
 	require.Equal(t, "daemon-reload\nenable drover-agent.service\nrestart drover-agent.service\nis-active drover-agent.service\n", log())
+	w.heard()
 
 	w.banner("install again: nothing is done twice")
 	steps = w.push()
@@ -328,10 +320,23 @@ func installUpgradeRemove(t *testing.T, w *world) {
 	w.in.Remove = true
 	require.Contains(t, w.push()["remove"], "/usr/bin/drover-agent")
 	require.Empty(t, w.push()["remove"], "there is nothing left to remove")
-	_, err = os.Stat(w.inside("/usr/bin/drover-agent"))
-	require.ErrorIs(t, err, os.ErrNotExist)
+	for _, file := range []string{"/usr/bin/drover-agent", "/run/drover-agent.service.pid"} {
+		_, err = os.Stat(w.inside(file))
+		require.ErrorIs(t, err, os.ErrNotExist)
+	}
 	_, err = os.Stat(w.inside("/var/lib/drover/agent/identity"))
 	require.NoError(t, err, "the identity stays")
+}
+
+// heard waits until an agent that was started by the newest push, where none ran before, tells
+// the configuration server of itself.
+func (w *world) heard() {
+	w.t.Helper()
+	require.Eventually(w.t, func() bool {
+		agents, err := w.reg.Agents(w.in.Machine)
+		require.NoError(w.t, err)
+		return len(agents) == 1 && agents[0].LastSeen.After(w.pushed) && strings.EqualFold(agents[0].Instance, w.in.Instance)
+	}, limit, look, "the agent does not run")
 }
 
 // TestServerIsNotReached: that is found out in the guest before a token is made, and nothing

@@ -3,7 +3,6 @@ package push
 import (
 	"context"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,8 +10,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/vim25/types"
-	"golang.org/x/sys/unix"
 
 	"drover/activities/vsphere"
 	"drover/tests/vsim"
@@ -47,15 +46,10 @@ func byTools(t *testing.T, systemd bool, program time.Duration) *toolsWorld {
 	require.NoError(t, os.WriteFile(filepath.Join(w.secrets(), "vc"), []byte("user: drover\npassword: secret word\n"), 0o600))
 	require.NoError(t, os.WriteFile(filepath.Join(w.secrets(), "ca"), w.proxy.CA, 0o600))
 
-	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	require.NoError(t, err)
-	theirs, ours := os.NewFile(uintptr(ends[0]), "guest"), os.NewFile(uintptr(ends[1]), "hypervisor")
-	w.guest(systemd, theirs)
-	conn, err := net.FileConn(ours)
-	require.NoError(t, err)
-	require.NoError(t, theirs.Close())
-	require.NoError(t, ours.Close())
-	require.NoError(t, w.sim.Guest(t.Context(), "db-1", "root", guestPassword, conn))
+	require.NoError(t, w.sim.Guest(t.Context(), "db-1", image(systemd), "root", guestPassword))
+	require.Len(t, w.engine.containers(), 1)
+	w.guest = w.engine.containers()[0]
+	w.in.Instance = w.sim.Info().VMs[0].BIOSUUID
 	w.credentials("user: root\npassword: " + guestPassword + "\n")
 
 	a, err := vsphere.New(vsphere.Config{Secrets: w.secrets(), Logger: slog.New(slog.DiscardHandler), GuestProgram: program,
@@ -149,10 +143,9 @@ func TestToolsRefused(t *testing.T) {
 
 	vm, err := w.sim.VM(t.Context(), "db-1")
 	require.NoError(t, err)
-	task, err := vm.PowerOff(t.Context())
-	require.NoError(t, err)
-	require.NoError(t, task.Wait(t.Context()))
+	await(t)(vm.PowerOff(t.Context()))
 	w.fails(api.CodePush, "VM db-1 is poweredOff", "power it on")
+	await(t)(vm.PowerOn(t.Context()))
 	untouched()
 	require.Empty(t, w.tokens)
 }
@@ -180,14 +173,42 @@ func TestToolsLostReply(t *testing.T) {
 func TestToolsProgramThatDoesNotEnd(t *testing.T) {
 	w := byTools(t, true, 2*time.Second)
 	slow := w.inside("/usr/bin/systemctl")
+	systemctl, err := os.ReadFile(slow)
+	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(slow, []byte("#!/bin/sh\necho $$ > /slow.pid\nexec sleep 1000\n"), 0o755)) //nolint:gosec // a program
 	w.fails(api.CodePush, "systemctl daemon-reload", "did not end within 2s; it was ended")
 	pid, err := os.ReadFile(w.inside("/slow.pid"))
 	require.NoError(t, err)
 	require.Eventually(t, func() bool {
-		_, err := os.Stat("/proc/" + strings.TrimSpace(string(pid)) + "/root/slow.pid")
+		_, err := os.Stat(w.inside("/proc/" + strings.TrimSpace(string(pid))))
 		return err != nil
-	}, 5*time.Second, 20*time.Millisecond)
-	require.NoError(t, os.WriteFile(slow, []byte(systemctl), 0o755)) //nolint:gosec // a program
+	}, limit, look)
+	require.NoError(t, os.WriteFile(slow, systemctl, 0o755)) //nolint:gosec // a program
 	require.Contains(t, w.push()["start"], "is enabled and runs")
+}
+
+func await(t *testing.T) func(*object.Task, error) {
+	return func(task *object.Task, err error) {
+		t.Helper()
+		require.NoError(t, err)
+		require.NoError(t, task.Wait(t.Context()))
+	}
+}
+
+// TestToolsAfterPowerCycle: what was installed is on the VM's disk, and a push after it starts the agent.
+func TestToolsAfterPowerCycle(t *testing.T) {
+	w := byTools(t, true, 0)
+	w.push()
+	w.heard()
+	vm, err := w.sim.VM(t.Context(), "db-1")
+	require.NoError(t, err)
+	await(t)(vm.PowerOff(t.Context()))
+	await(t)(vm.PowerOn(t.Context()))
+	_, err = os.Stat(w.inside("/run/drover-agent.service.pid"))
+	require.ErrorIs(t, err, os.ErrNotExist, "nothing runs in the double after a boot")
+	steps := w.push()
+	require.Contains(t, steps["copy"], "already")
+	require.Contains(t, steps["enrol"], "already")
+	require.Len(t, w.tokens, 1)
+	w.heard()
 }

@@ -8,13 +8,14 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"io"
-	"io/fs"
+	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/rpc"
+	"net/url"
+	"os/exec"
 	"slices"
 	"sync"
 	"time"
@@ -22,62 +23,65 @@ import (
 	"github.com/google/uuid"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
-	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/soap"
 	"github.com/vmware/govmomi/vim25/types"
-
-	"drover/tests/vsim/tools"
 )
 
-// guests are those of VMs that have Tools, and the host through which files come to them.
-// The host has a certificate of its own, which vCenter knows.
+// guests are those of VMs that have Tools. The simulator does what is asked for in them, in
+// a container for each; this is what it leaves out: log-ins, privileges, Tools that do not
+// answer, files that are not there, and a host through which files come, which has a
+// certificate of its own that vCenter knows.
 type guests struct {
 	sim    *Sim
 	server *httptest.Server
 
 	mu       sync.Mutex
-	by       map[string]*toolsGuest // VM -> guest
-	tickets  map[string]ticket      // of file transfers, each for one
+	users    map[string]user   // VM -> who may log in to its guest
+	tickets  map[string]ticket // of file transfers, each for one
 	programs []string
 }
 
-// toolsGuest is a guest with Tools.
-type toolsGuest struct {
-	user, password string
-	tools          *rpc.Client
-}
+type user struct{ name, password string }
 
 // ticket is a file transfer that was asked for.
 type ticket struct {
-	guest  *toolsGuest
 	method string
-	file   string
-	size   int64
-	mode   fs.FileMode
+	at     *url.URL // what the simulator calls it
 }
 
-// Guest gives a VM a guest with running Tools, that are reached by the connection
-// (tools.Serve is at the other end), and a user. It waits until they answer.
-func (s *Sim) Guest(ctx context.Context, vm, user, password string, conn net.Conn) error {
-	g := &toolsGuest{user, password, rpc.NewClient(conn)}
-	s.guests.mu.Lock()
-	s.guests.by[vm] = g
-	s.guests.mu.Unlock()
-	if err := g.tools.Call("Tools.List", "/", new(tools.Info)); err != nil {
-		return err
+// Guest gives a VM a guest with running Tools, and a user. The guest is a container of the
+// image, made by the docker that is on this process's PATH: tests/vsim/docker does.
+func (s *Sim) Guest(ctx context.Context, vm, image, name, password string) error {
+	i := slices.IndexFunc(s.info.VMs, func(v VMInfo) bool { return v.Name == vm })
+	if i < 0 {
+		return fmt.Errorf("no VM %s", vm)
 	}
-	return s.ToolsStatus(ctx, vm, types.VirtualMachineToolsRunningStatusGuestToolsRunning)
+	s.guests.mu.Lock()
+	s.guests.users[vm] = user{name, password}
+	s.guests.mu.Unlock()
+	return s.extra(ctx, vm, map[string]string{
+		simulator.ContainerBackingOptionKey: image,
+		"RUN.env.INSTANCE":                  s.info.VMs[i].BIOSUUID,
+		"RUN.mountdmi":                      "false", // it knows another uuid than the VM's
+	})
 }
 
 // ToolsStatus lets vCenter show a VM's Tools so.
 func (s *Sim) ToolsStatus(ctx context.Context, name string, status types.VirtualMachineToolsRunningStatus) error {
+	return s.extra(ctx, name, map[string]string{"SET.guest.toolsRunningStatus": string(status)})
+}
+
+// extra sets extra configuration of a VM, which tells the simulator what to do with it.
+func (s *Sim) extra(ctx context.Context, name string, values map[string]string) error {
 	vm, err := s.VM(ctx, name)
 	if err != nil {
 		return err
 	}
-	task, err := vm.Reconfigure(ctx, types.VirtualMachineConfigSpec{ExtraConfig: []types.BaseOptionValue{
-		&types.OptionValue{Key: "SET.guest.toolsRunningStatus", Value: string(status)},
-	}})
+	var spec types.VirtualMachineConfigSpec
+	for k, v := range values {
+		spec.ExtraConfig = append(spec.ExtraConfig, &types.OptionValue{Key: k, Value: v})
+	}
+	task, err := vm.Reconfigure(ctx, spec)
 	if err != nil {
 		return err
 	}
@@ -118,7 +122,7 @@ func (s *Sim) serveGuests() error {
 	if err != nil {
 		return err
 	}
-	g := &guests{sim: s, by: map[string]*toolsGuest{}, tickets: map[string]ticket{}}
+	g := &guests{sim: s, users: map[string]user{}, tickets: map[string]ticket{}}
 	g.server = httptest.NewUnstartedServer(http.HandlerFunc(g.transfer))
 	g.server.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
 	g.server.StartTLS()
@@ -126,18 +130,9 @@ func (s *Sim) serveGuests() error {
 	s.NameHostCertificate(s.HostThumbprint(), nil)
 	all := s.model.Map()
 	manager := all.Get(*s.model.ServiceContent.GuestOperationsManager).(*simulator.GuestOperationsManager)
-	all.Put(&guestFiles{mo.GuestFileManager{Self: *manager.FileManager}, g})
-	all.Put(&guestProcesses{mo.GuestProcessManager{Self: *manager.ProcessManager}, g})
+	all.Put(&guestFiles{all.Get(*manager.FileManager).(*simulator.GuestFileManager), g})
+	all.Put(&guestProcesses{all.Get(*manager.ProcessManager).(*simulator.GuestProcessManager), g})
 	return nil
-}
-
-func (g *guests) close() {
-	g.server.Close()
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	for _, guest := range g.by {
-		_ = guest.tools.Close()
-	}
 }
 
 func selfSigned() (tls.Certificate, error) {
@@ -153,60 +148,46 @@ func selfSigned() (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
 }
 
-// enter finds the guest for an operation, as vCenter does: privilege, power, Tools, log-in.
-func (g *guests) enter(ctx *simulator.Context, ref types.ManagedObjectReference, auth types.BaseGuestAuthentication, privilege string) (*toolsGuest, types.BaseMethodFault) {
+// enter says why an operation is refused, as vCenter does: privilege, power, Tools, log-in.
+func (g *guests) enter(ctx *simulator.Context, ref types.ManagedObjectReference, auth types.BaseGuestAuthentication, privilege string) types.BaseMethodFault {
 	vm, ok := ctx.Map.Get(ref).(*simulator.VirtualMachine)
 	if !ok {
-		return nil, &types.ManagedObjectNotFound{Obj: ref}
+		return &types.ManagedObjectNotFound{Obj: ref}
 	}
 	privilege = "VirtualMachine.GuestOperations." + privilege
 	if g.sim.lacks(ctx, privilege, ref) {
-		return nil, &types.NoPermission{Object: &ref, PrivilegeId: privilege}
+		return &types.NoPermission{Object: &ref, PrivilegeId: privilege}
 	}
 	if vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOn {
-		return nil, &types.InvalidPowerState{RequestedState: types.VirtualMachinePowerStatePoweredOn, ExistingState: vm.Runtime.PowerState}
+		return &types.InvalidPowerState{RequestedState: types.VirtualMachinePowerStatePoweredOn, ExistingState: vm.Runtime.PowerState}
 	}
 	g.mu.Lock()
-	guest := g.by[vm.Name]
+	may, known := g.users[vm.Name]
 	g.mu.Unlock()
 	g.sim.mu.Lock()
 	none := g.sim.noTools[vm.Name]
 	g.sim.mu.Unlock()
-	if guest == nil || none {
-		return nil, &types.GuestOperationsUnavailable{}
+	if !known || none {
+		return &types.GuestOperationsUnavailable{}
 	}
 	login, ok := auth.(*types.NamePasswordAuthentication)
-	if !ok || login.Username != guest.user || login.Password != guest.password {
-		return nil, &types.InvalidGuestLogin{}
+	if !ok || may != (user{login.Username, login.Password}) {
+		return &types.InvalidGuestLogin{}
 	}
-	return guest, nil
+	return nil
 }
 
-// call has the guest do something.
-func (g *guests) call(ctx *simulator.Context, vm types.ManagedObjectReference, auth types.BaseGuestAuthentication, privilege, method string, in, out any) *soap.Fault {
-	guest, no := g.enter(ctx, vm, auth, privilege)
-	if no != nil {
-		return simulator.Fault("", no)
+// ticket makes the address of a file transfer, through the host.
+func (g *guests) ticket(method, at string) (string, error) {
+	u, err := url.Parse(at)
+	if err != nil {
+		return "", err
 	}
-	err := guest.tools.Call("Tools."+method, in, out)
-	switch {
-	case err == nil:
-		return nil
-	case tools.Missing(err) && method == "Kill":
-		return simulator.Fault("", &types.GuestProcessNotFound{})
-	case tools.Missing(err):
-		return simulator.Fault("", &types.FileNotFound{})
-	}
-	return simulator.Fault(err.Error(), &types.SystemError{Reason: err.Error()})
-}
-
-// ticket makes the address of a file transfer.
-func (g *guests) ticket(t ticket) string {
 	id := uuid.NewString()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.tickets[id] = t
-	return g.server.URL + "/guestFile?id=1&token=" + id
+	g.tickets[id] = ticket{method, u}
+	return g.server.URL + "/guestFile?id=1&token=" + id, nil
 }
 
 // transfer is the host's side of one.
@@ -220,155 +201,153 @@ func (g *guests) transfer(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusForbidden)
 		return
 	}
-	var err error
-	if t.method == http.MethodPut {
-		var b []byte
-		if b, err = io.ReadAll(io.LimitReader(r.Body, t.size+1)); err == nil && int64(len(b)) == t.size {
-			err = t.guest.tools.Call("Tools.Put", tools.File{Path: t.file, Content: b, Mode: t.mode}, new(tools.Empty))
-		}
-	} else {
-		var b []byte
-		if err = t.guest.tools.Call("Tools.Get", t.file, &b); err == nil {
-			_, err = w.Write(b)
-		}
-	}
-	if err != nil {
-		w.WriteHeader(http.StatusInternalServerError)
-	}
+	r.URL = t.at
+	simulator.ServeGuest(w, r)
 }
 
 // guestFiles answers for files in guests.
 type guestFiles struct {
-	mo.GuestFileManager
+	*simulator.GuestFileManager
 	g *guests
 }
 
-func (f *guestFiles) ListFilesInGuest(ctx *simulator.Context, req *types.ListFilesInGuest) soap.HasFault {
-	body, info := new(methods.ListFilesInGuestBody), tools.Info{}
-	if body.Fault_ = f.g.call(ctx, req.Vm, req.Auth, "Query", "List", req.FilePath, &info); body.Fault_ == nil {
-		kind := types.GuestFileTypeFile
-		if info.Directory {
-			kind = types.GuestFileTypeDirectory
-		}
-		body.Res = &types.ListFilesInGuestResponse{Returnval: types.GuestListFileInfo{Files: []types.GuestFileInfo{
-			{Path: req.FilePath, Type: string(kind), Size: info.Size, Attributes: &types.GuestPosixFileAttributes{Permissions: int64(info.Mode)}},
-		}}}
+// enter says why an operation on a file is refused. Of a file that is not there the simulator
+// says only that it could not be done.
+func (f *guestFiles) enter(ctx *simulator.Context, ref types.ManagedObjectReference, auth types.BaseGuestAuthentication, privilege, file string) *soap.Fault {
+	fault := f.g.enter(ctx, ref, auth, privilege)
+	if fault == nil && file != "" {
+		fault = f.find(ctx, ref, auth, file)
 	}
-	return body
+	if fault != nil {
+		return simulator.Fault("", fault)
+	}
+	return nil
+}
+
+// find looks for a file in a guest. Where its container is stands in the address of a transfer.
+func (f *guestFiles) find(ctx *simulator.Context, ref types.ManagedObjectReference, auth types.BaseGuestAuthentication, file string) types.BaseMethodFault {
+	body := f.GuestFileManager.InitiateFileTransferToGuest(ctx, &types.InitiateFileTransferToGuest{Vm: ref, Auth: auth}).(*methods.InitiateFileTransferToGuestBody)
+	if body.Fault_ != nil {
+		return &types.GuestOperationsUnavailable{}
+	}
+	at, err := url.Parse(body.Res.Returnval)
+	if err == nil {
+		err = exec.CommandContext(ctx, "docker", "exec", at.Query().Get("id"), "test", "-e", file).Run() //nolint:gosec // the simulator does the same
+	}
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit):
+		return &types.FileNotFound{FileFault: types.FileFault{File: file}}
+	case err != nil:
+		return &types.SystemError{Reason: err.Error()}
+	}
+	return nil
+}
+
+func (f *guestFiles) ListFilesInGuest(ctx *simulator.Context, req *types.ListFilesInGuest) soap.HasFault {
+	if no := f.enter(ctx, req.Vm, req.Auth, "Query", req.FilePath); no != nil {
+		return &methods.ListFilesInGuestBody{Fault_: no}
+	}
+	return f.GuestFileManager.ListFilesInGuest(ctx, req)
 }
 
 func (f *guestFiles) CreateTemporaryDirectoryInGuest(ctx *simulator.Context, req *types.CreateTemporaryDirectoryInGuest) soap.HasFault {
-	body, res := new(methods.CreateTemporaryDirectoryInGuestBody), new(types.CreateTemporaryDirectoryInGuestResponse)
-	if body.Fault_ = f.g.call(ctx, req.Vm, req.Auth, "Modify", "Temp", req.Prefix, &res.Returnval); body.Fault_ == nil {
-		body.Res = res
+	if no := f.enter(ctx, req.Vm, req.Auth, "Modify", ""); no != nil {
+		return &methods.CreateTemporaryDirectoryInGuestBody{Fault_: no}
 	}
-	return body
+	return f.GuestFileManager.CreateTemporaryDirectoryInGuest(ctx, req)
 }
 
 func (f *guestFiles) MakeDirectoryInGuest(ctx *simulator.Context, req *types.MakeDirectoryInGuest) soap.HasFault {
-	body := &methods.MakeDirectoryInGuestBody{Res: new(types.MakeDirectoryInGuestResponse)}
-	body.Fault_ = f.g.call(ctx, req.Vm, req.Auth, "Modify", "Mkdir", req.DirectoryPath, new(tools.Empty))
-	return body
+	if no := f.enter(ctx, req.Vm, req.Auth, "Modify", ""); no != nil {
+		return &methods.MakeDirectoryInGuestBody{Fault_: no}
+	}
+	return f.GuestFileManager.MakeDirectoryInGuest(ctx, req)
 }
 
 func (f *guestFiles) DeleteDirectoryInGuest(ctx *simulator.Context, req *types.DeleteDirectoryInGuest) soap.HasFault {
-	body := &methods.DeleteDirectoryInGuestBody{Res: new(types.DeleteDirectoryInGuestResponse)}
-	body.Fault_ = f.g.call(ctx, req.Vm, req.Auth, "Modify", "RemoveAll", req.DirectoryPath, new(tools.Empty))
-	return body
+	if no := f.enter(ctx, req.Vm, req.Auth, "Modify", req.DirectoryPath); no != nil {
+		return &methods.DeleteDirectoryInGuestBody{Fault_: no}
+	}
+	return f.GuestFileManager.DeleteDirectoryInGuest(ctx, req)
 }
 
 func (f *guestFiles) DeleteFileInGuest(ctx *simulator.Context, req *types.DeleteFileInGuest) soap.HasFault {
-	body := &methods.DeleteFileInGuestBody{Res: new(types.DeleteFileInGuestResponse)}
-	body.Fault_ = f.g.call(ctx, req.Vm, req.Auth, "Modify", "Remove", req.FilePath, new(tools.Empty))
-	return body
+	if no := f.enter(ctx, req.Vm, req.Auth, "Modify", req.FilePath); no != nil {
+		return &methods.DeleteFileInGuestBody{Fault_: no}
+	}
+	return f.GuestFileManager.DeleteFileInGuest(ctx, req)
 }
 
 func (f *guestFiles) MoveFileInGuest(ctx *simulator.Context, req *types.MoveFileInGuest) soap.HasFault {
-	body := &methods.MoveFileInGuestBody{Res: new(types.MoveFileInGuestResponse)}
-	body.Fault_ = f.g.call(ctx, req.Vm, req.Auth, "Modify", "Move", tools.Pair{From: req.SrcFilePath, To: req.DstFilePath}, new(tools.Empty))
-	return body
+	if no := f.enter(ctx, req.Vm, req.Auth, "Modify", req.SrcFilePath); no != nil {
+		return &methods.MoveFileInGuestBody{Fault_: no}
+	}
+	return f.GuestFileManager.MoveFileInGuest(ctx, req)
 }
 
 func (f *guestFiles) ChangeFileAttributesInGuest(ctx *simulator.Context, req *types.ChangeFileAttributesInGuest) soap.HasFault {
-	body := &methods.ChangeFileAttributesInGuestBody{Res: new(types.ChangeFileAttributesInGuestResponse)}
-	body.Fault_ = f.g.call(ctx, req.Vm, req.Auth, "Modify", "Chmod", tools.File{Path: req.GuestFilePath, Mode: modeOf(req.FileAttributes)}, new(tools.Empty))
-	return body
-}
-
-func modeOf(attributes types.BaseGuestFileAttributes) fs.FileMode {
-	if a, ok := attributes.(*types.GuestPosixFileAttributes); ok {
-		return fs.FileMode(a.Permissions).Perm() //nolint:gosec // permissions
+	if no := f.enter(ctx, req.Vm, req.Auth, "Modify", req.GuestFilePath); no != nil {
+		return &methods.ChangeFileAttributesInGuestBody{Fault_: no}
 	}
-	return 0o644
+	return f.GuestFileManager.ChangeFileAttributesInGuest(ctx, req)
 }
 
 func (f *guestFiles) InitiateFileTransferToGuest(ctx *simulator.Context, req *types.InitiateFileTransferToGuest) soap.HasFault {
-	body := new(methods.InitiateFileTransferToGuestBody)
-	guest, no := f.g.enter(ctx, req.Vm, req.Auth, "Modify")
-	if no != nil {
-		body.Fault_ = simulator.Fault("", no)
-		return body
+	if no := f.enter(ctx, req.Vm, req.Auth, "Modify", ""); no != nil {
+		return &methods.InitiateFileTransferToGuestBody{Fault_: no}
 	}
-	body.Res = &types.InitiateFileTransferToGuestResponse{Returnval: f.g.ticket(ticket{guest, http.MethodPut, req.GuestFilePath, req.FileSize, modeOf(req.FileAttributes)})}
-	return body
+	res := f.GuestFileManager.InitiateFileTransferToGuest(ctx, req)
+	if body := res.(*methods.InitiateFileTransferToGuestBody); body.Res != nil {
+		var err error
+		if body.Res.Returnval, err = f.g.ticket(http.MethodPut, body.Res.Returnval); err != nil {
+			body.Res, body.Fault_ = nil, simulator.Fault(err.Error(), &types.SystemError{Reason: err.Error()})
+		}
+	}
+	return res
 }
 
 func (f *guestFiles) InitiateFileTransferFromGuest(ctx *simulator.Context, req *types.InitiateFileTransferFromGuest) soap.HasFault {
-	body, info := new(methods.InitiateFileTransferFromGuestBody), tools.Info{}
-	if body.Fault_ = f.g.call(ctx, req.Vm, req.Auth, "Query", "List", req.GuestFilePath, &info); body.Fault_ != nil {
-		return body
+	if no := f.enter(ctx, req.Vm, req.Auth, "Query", req.GuestFilePath); no != nil {
+		return &methods.InitiateFileTransferFromGuestBody{Fault_: no}
 	}
-	guest, no := f.g.enter(ctx, req.Vm, req.Auth, "Query")
-	if no != nil {
-		body.Fault_ = simulator.Fault("", no)
-		return body
+	res := f.GuestFileManager.InitiateFileTransferFromGuest(ctx, req)
+	if body := res.(*methods.InitiateFileTransferFromGuestBody); body.Res != nil {
+		var err error
+		if body.Res.Returnval.Url, err = f.g.ticket(http.MethodGet, body.Res.Returnval.Url); err != nil {
+			body.Res, body.Fault_ = nil, simulator.Fault(err.Error(), &types.SystemError{Reason: err.Error()})
+		}
 	}
-	body.Res = &types.InitiateFileTransferFromGuestResponse{Returnval: types.FileTransferInformation{
-		Size: info.Size, Attributes: &types.GuestPosixFileAttributes{Permissions: int64(info.Mode)}, Url: f.g.ticket(ticket{guest: guest, method: http.MethodGet, file: req.GuestFilePath}),
-	}}
-	return body
+	return res
 }
 
 // guestProcesses answers for processes in guests.
 type guestProcesses struct {
-	mo.GuestProcessManager
+	*simulator.GuestProcessManager
 	g *guests
 }
 
 func (p *guestProcesses) StartProgramInGuest(ctx *simulator.Context, req *types.StartProgramInGuest) soap.HasFault {
-	body, pid := new(methods.StartProgramInGuestBody), 0
 	spec := req.Spec.GetGuestProgramSpec()
-	program := tools.Program{Path: spec.ProgramPath, Arguments: spec.Arguments, Dir: spec.WorkingDirectory}
 	p.g.mu.Lock()
-	p.g.programs = append(p.g.programs, program.Path+" "+program.Arguments)
+	p.g.programs = append(p.g.programs, spec.ProgramPath+" "+spec.Arguments)
 	p.g.mu.Unlock()
-	if body.Fault_ = p.g.call(ctx, req.Vm, req.Auth, "Execute", "Start", program, &pid); body.Fault_ == nil {
-		body.Res = &types.StartProgramInGuestResponse{Returnval: int64(pid)}
+	if no := p.g.enter(ctx, req.Vm, req.Auth, "Execute"); no != nil {
+		return &methods.StartProgramInGuestBody{Fault_: simulator.Fault("", no)}
 	}
-	return body
+	return p.GuestProcessManager.StartProgramInGuest(ctx, req)
 }
 
 func (p *guestProcesses) ListProcessesInGuest(ctx *simulator.Context, req *types.ListProcessesInGuest) soap.HasFault {
-	body, found, pids := new(methods.ListProcessesInGuestBody), []tools.Process{}, []int{}
-	for _, pid := range req.Pids {
-		pids = append(pids, int(pid))
+	if no := p.g.enter(ctx, req.Vm, req.Auth, "Query"); no != nil {
+		return &methods.ListProcessesInGuestBody{Fault_: simulator.Fault("", no)}
 	}
-	if body.Fault_ = p.g.call(ctx, req.Vm, req.Auth, "Query", "Processes", pids, &found); body.Fault_ != nil {
-		return body
-	}
-	body.Res = new(types.ListProcessesInGuestResponse)
-	for _, f := range found {
-		info := types.GuestProcessInfo{Name: f.Name, Pid: int64(f.Pid), StartTime: f.Started, ExitCode: int32(f.Code)} //nolint:gosec // 0 to 255
-		if !f.Ended.IsZero() {
-			info.EndTime = &f.Ended
-		}
-		body.Res.Returnval = append(body.Res.Returnval, info)
-	}
-	return body
+	return p.GuestProcessManager.ListProcessesInGuest(ctx, req)
 }
 
 func (p *guestProcesses) TerminateProcessInGuest(ctx *simulator.Context, req *types.TerminateProcessInGuest) soap.HasFault {
-	body := &methods.TerminateProcessInGuestBody{Res: new(types.TerminateProcessInGuestResponse)}
-	body.Fault_ = p.g.call(ctx, req.Vm, req.Auth, "Execute", "Kill", int(req.Pid), new(tools.Empty))
-	return body
+	if no := p.g.enter(ctx, req.Vm, req.Auth, "Execute"); no != nil {
+		return &methods.TerminateProcessInGuestBody{Fault_: simulator.Fault("", no)}
+	}
+	return p.GuestProcessManager.TerminateProcessInGuest(ctx, req)
 }

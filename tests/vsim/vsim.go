@@ -5,7 +5,7 @@
 // whose disks are attached elsewhere cannot be powered on; disks attached to the
 // master target's VM appear in a by-uuid directory there, as they would in
 // /dev/disk/by-id; users lack privileges; tasks fail; power-offs are clean or not; guest
-// operations are done by a process that stands for a VM's guest (package tools), and files
+// operations are done in a container that is a VM's guest (tests/vsim/docker), and files
 // come to it through a host with a certificate of its own.
 // Tests put a Proxy before it to break the line.
 package vsim
@@ -72,13 +72,11 @@ func Start(ctx context.Context, dir, listen string, spec Spec) (*Sim, error) {
 		return nil, fmt.Errorf("start the simulated vCenter: %w", err)
 	}
 	if err := s.fill(ctx); err != nil {
-		s.server.Close()
-		s.guests.close()
+		s.close()
 		return nil, fmt.Errorf("fill the simulated vCenter: %w", err)
 	}
 	if err := s.link(); err != nil {
-		s.server.Close()
-		s.guests.close()
+		s.close()
 		return nil, err
 	}
 	watch, stop := context.WithCancel(context.Background())
@@ -91,14 +89,20 @@ func Start(ctx context.Context, dir, listen string, spec Spec) (*Sim, error) {
 // Info says how to reach it and what is in it.
 func (s *Sim) Info() Info { return s.info }
 
-// Close stops it. The files stay.
+// Close stops it, and ends its guests. The disks' files stay.
 func (s *Sim) Close() {
 	s.stop()
 	s.wg.Wait()
 	_ = s.client.Logout(context.Background())
 	s.server.CloseClientConnections()
+	s.close()
+}
+
+// close ends what is served, with the guests' containers and the simulator's own directory.
+func (s *Sim) close() {
 	s.server.Close()
-	s.guests.close()
+	s.guests.server.Close()
+	s.model.Remove()
 }
 
 // id derives a uuid that is the same in every run.
