@@ -45,6 +45,42 @@ func (d *Disk) ReadAt(p []byte, off int64) (int, error) {
 	return n, fmt.Errorf("read %d bytes at %d of disk %s: %w", len(p), off, d.path, err)
 }
 
+// Piece is a part of a disk that is to be read, as for ReadAt.
+type Piece struct {
+	Data   []byte
+	Offset int64
+}
+
+// AtOnce is how many pieces ReadAll reads at the same time.
+func (d *Disk) AtOnce() int {
+	if d.image {
+		return 1 // reads through the page cache are done one after the other
+	}
+	return atOnce
+}
+
+// ReadAll fills the pieces, each as ReadAt does; of a block device many at once.
+func (d *Disk) ReadAll(pieces []Piece) error {
+	for len(pieces) > 0 {
+		n := min(len(pieces), d.AtOnce())
+		var read [atOnce]bool
+		if n > 1 {
+			read = d.together(pieces[:n])
+		}
+		for i, p := range pieces[:n] {
+			if read[i] {
+				continue
+			}
+			// The kernel did not take it, or something is wrong with it: this says what.
+			if _, err := d.ReadAt(p.Data, p.Offset); err != nil {
+				return err
+			}
+		}
+		pieces = pieces[n:]
+	}
+	return nil
+}
+
 // Close closes the disk.
 func (d *Disk) Close() error { return d.file.Close() }
 

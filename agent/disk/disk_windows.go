@@ -93,6 +93,12 @@ func property(f *os.File, id uint32) ([]byte, error) {
 	return control(f, ioctlProperty, query, maxAnswer)
 }
 
+// atOnce is how many reads of one call are under way at most.
+const atOnce = 1
+
+// together is for systems that read many pieces at once.
+func (d *Disk) together([]Piece) (read [atOnce]bool) { return read }
+
 // CurrentSize asks for the size in bytes as it is now.
 func (d *Disk) CurrentSize() (int64, error) {
 	if d.image {

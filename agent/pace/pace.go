@@ -91,11 +91,14 @@ func With(ctx context.Context, p *Pacer) context.Context {
 // nothing is kinder to it than an end of that.
 func Hurry(ctx context.Context) context.Context { return context.WithValue(ctx, hurryKey{}, true) }
 
+// Hurried reports whether reads under this context are not to wait.
+func Hurried(ctx context.Context) bool { return ctx.Value(hurryKey{}) != nil }
+
 // Wait waits until n bytes may be read. Without a pacer in the context it does not wait.
 // The error is the context's.
 func Wait(ctx context.Context, n int64) error {
 	p, _ := ctx.Value(pacerKey{}).(*Pacer)
-	if p == nil || ctx.Value(hurryKey{}) != nil {
+	if p == nil || Hurried(ctx) {
 		return context.Cause(ctx)
 	}
 	return p.wait(ctx, n)

@@ -34,6 +34,7 @@ const copierVariable = "DROVER_TRACKING_COPIER"
 type copier struct {
 	Source string
 	Device loop.Device
+	Every  time.Duration // a pass begins; 0: after a short pause
 }
 
 // ready is what a copier says once it has copied the disk and goes on with changes.
@@ -69,20 +70,28 @@ func TestCopier(t *testing.T) {
 		stop()
 	}()
 	for ; ctx.Err() == nil; p.passes++ {
+		next := time.Now().Add(c.Every)
 		if err := p.tracker.Pass(ctx, 0, p.put, nil); ctx.Err() == nil {
 			require.NoError(t, err)
 		}
-		time.Sleep(between)
+		pause(ctx, max(time.Until(next), between))
 	}
 	fmt.Printf("%d passes, %d MiB copied\n", p.passes, p.sent/mib)
 	require.NoError(t, errors.Join(p.tracker.Close(), p.disk.Close()))
 }
 
-// whileCopied measures while another process copies what has changed all the time, at the
-// priority of the agent, and gives what that process has done.
-func whileCopied(t *testing.T, s source, d *loop.Device) (reached float64, did string) {
+func pause(ctx context.Context, length time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(length):
+	}
+}
+
+// whileCopied measures while another process copies what has changed, at the priority of
+// the agent, and gives what that process has done.
+func whileCopied(t *testing.T, s source, d *loop.Device, every time.Duration) (reached float64, did string) {
 	t.Helper()
-	text, err := json.Marshal(copier{s.name, *d})
+	text, err := json.Marshal(copier{s.name, *d, every})
 	require.NoError(t, err)
 	self, err := os.Executable()
 	require.NoError(t, err)
@@ -97,7 +106,7 @@ func whileCopied(t *testing.T, s source, d *loop.Device) (reached float64, did s
 	for lines.Scan() && lines.Text() != ready {
 		t.Log(lines.Text())
 	}
-	reached = iops(t, patterns[1], d.Path, round)
+	reached = iops(t, patterns[1], d.Path, overheadRound)
 	require.NoError(t, in.Close())
 	var said []string
 	for lines.Scan() {

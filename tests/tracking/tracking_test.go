@@ -39,6 +39,11 @@ const (
 	round   = time.Second
 	seed    = 0x6472766572
 	between = 5 * time.Millisecond // passes
+	// second is how often a copier begins a pass that may rest in between: five times as
+	// often as the shortest cadence of cuts.
+	second = time.Second
+	// overheadRound is how long fio runs to be measured; some passes of a second's.
+	overheadRound = 3 * time.Second
 )
 
 // source is a source of changes that is tried.
@@ -252,14 +257,14 @@ func run(t *testing.T, name string, args ...string) {
 	require.NoError(t, err, "%s %v: %s", name, args, out)
 }
 
-// TestOverhead measures what fio does with and without a source, by turns.
+// TestOverhead measures what fio does with and without a source, by turns, and while
+// another process copies what changes: each second, and pass after pass.
 func TestOverhead(t *testing.T) {
 	if *overhead == 0 {
 		t.Skip("only with -overhead")
 	}
 	for _, s := range sources {
 		need(t, s)
-		var with, without, copying []float64
 		dir, err := os.MkdirTemp("/dev/shm", "drover-tracking-")
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
@@ -267,24 +272,35 @@ func TestOverhead(t *testing.T) {
 		require.NoError(t, os.WriteFile(file, nil, 0o600))
 		require.NoError(t, os.Truncate(file, size))
 		d := loop.Attach(t, file)
+		var with, seconds, passes []float64 // shares of what fio does without
 		for range *overhead {
-			without = append(without, iops(t, patterns[1], d.Path, round))
-			opened, err := s.open()
-			require.NoError(t, err)
-			_, err = opened.Follow([]changes.Device{{Path: d.Path, Major: d.Major, Minor: d.Minor, Size: d.Size}})
-			require.NoError(t, err)
-			with = append(with, iops(t, patterns[1], d.Path, round))
-			gap, err := opened.Gap()
-			require.NoError(t, err)
-			require.NoError(t, opened.Close())
-			reached, did := whileCopied(t, s, d)
-			copying = append(copying, reached)
-			t.Logf("%s: %.0f writes/s without, %.0f with, %.0f while copied (%s); gap: %q", s.name, without[len(without)-1], with[len(with)-1], reached, did, gap)
+			without := iops(t, patterns[1], d.Path, overheadRound)
+			followed := whileFollowed(t, s, d) / without
+			each, did := whileCopied(t, s, d, second)
+			all, didAll := whileCopied(t, s, d, 0)
+			with, seconds, passes = append(with, followed), append(seconds, each/without), append(passes, all/without)
+			t.Logf("%s: %.0f writes/s without; of them %.2f with, %.2f while copied each second (%s), %.2f pass after pass (%s)",
+				s.name, without, followed, each/without, did, all/without, didAll)
 		}
-		none := median(without)
-		t.Logf("%s: median %.0f without, %.0f with, ratio %.2f; while it is copied all the time %.0f, ratio %.2f",
-			s.name, none, median(with), median(with)/none, median(copying), median(copying)/none)
+		t.Logf("%s: medians: %.2f with, %.2f while copied each second, %.2f pass after pass", s.name, median(with), median(seconds), median(passes))
 	}
+}
+
+// whileFollowed measures while nobody reads what the source sees.
+func whileFollowed(t *testing.T, s source, d *loop.Device) float64 {
+	t.Helper()
+	opened, err := s.open()
+	require.NoError(t, err)
+	_, err = opened.Follow([]changes.Device{{Path: d.Path, Major: d.Major, Minor: d.Minor, Size: d.Size}})
+	require.NoError(t, err)
+	reached := iops(t, patterns[1], d.Path, overheadRound)
+	gap, err := opened.Gap()
+	require.NoError(t, err)
+	require.NoError(t, opened.Close())
+	if gap != "" {
+		t.Logf("%s: gap: %s", s.name, gap)
+	}
+	return reached
 }
 
 func median(list []float64) float64 {

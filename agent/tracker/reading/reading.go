@@ -26,11 +26,23 @@ const (
 	readers = 12
 	// ahead is how many batches are read before they are looked at.
 	ahead = 8
-	// batchMost is how many chunks one reader reads one after the other. To hand a single
-	// block from goroutine to goroutine takes longer than to read it from memory. The first
-	// batches are smaller: few blocks are all read at once.
-	batchMost = 32
+	// batchMost is how many chunks one reader reads. To hand a single block from goroutine
+	// to goroutine takes longer than to read it from memory. Where a reader reads one after
+	// the other, the first batches are smaller: few blocks are all read at once.
+	batchMost = 64
+	// depthFirst is how many scattered blocks are read at once where the guest is not to
+	// suffer. It doubles with each patience that the reading takes.
+	depthFirst = 4
+	patience   = time.Second
 )
+
+// several is a disk that reads many pieces at once; agent/disk has it.
+type several interface {
+	// AtOnce is how many; 1: one after the other.
+	AtOnce() int
+	// ReadAll fills pieces, each as ReadAt does.
+	ReadAll(pieces []disk.Piece) error
+}
 
 // Chunk is a part of a disk that was read. A hole has neither data nor sums. It is
 // valid while it is being used.
@@ -80,7 +92,10 @@ func Blocks(d tracker.Disk, of changeset.Disk, set changes.Bitmap) Part {
 // Read gives the part to use, chunk by chunk in order, on another goroutine than the
 // caller's. When it returns nothing is under way any more.
 func Read(ctx context.Context, p Part, use func(*Chunk) error) error {
-	r := &reading{Part: p, ctx: ctx, use: use, free: make(chan *buffer, ahead+readers)}
+	r := &reading{Part: p, ctx: ctx, use: use, free: make(chan *buffer, ahead+readers), begin: time.Now()}
+	if d, ok := p.disk.(several); ok && d.AtOnce() > 1 {
+		r.several = d
+	}
 	for range cap(r.free) {
 		r.free <- nil // taken when needed, so that a disk of holes costs nothing
 	}
@@ -113,8 +128,11 @@ type reading struct {
 	free chan *buffer
 	use  func(*Chunk) error
 
-	open    *batch // being filled; of the goroutine that walks
-	batches int    // that were put into the queue
+	several several // nil: the disk reads one piece after the other
+	begin   time.Time
+	gentle  sync.Mutex // held by who reads gently
+	open    *batch     // being filled; of the goroutine that walks
+	batches int        // that were put into the queue
 }
 
 // walk puts all chunks of the part into the queue.
@@ -145,7 +163,7 @@ func (r *reading) walk(q *ordered.Queue[*batch]) error {
 
 // add puts a chunk with so much data into the open batch, or into the next one.
 func (r *reading) add(q *ordered.Queue[*batch], c Chunk, data int64) error {
-	if r.open != nil && (r.open.bytes+data > chunkBytes || len(r.open.chunks) >= min(batchMost, 1+r.batches/readers)) {
+	if r.open != nil && (r.open.bytes+data > chunkBytes || len(r.open.chunks) >= r.most()) {
 		if err := r.flush(q); err != nil {
 			return err
 		}
@@ -167,6 +185,14 @@ func (r *reading) add(q *ordered.Queue[*batch], c Chunk, data int64) error {
 	return nil
 }
 
+// most is how many chunks the open batch has at most.
+func (r *reading) most() int {
+	if r.several != nil {
+		return batchMost
+	}
+	return min(batchMost, 1+r.batches/readers)
+}
+
 // flush puts the open batch into the queue.
 func (r *reading) flush(q *ordered.Queue[*batch]) error {
 	b := r.open
@@ -183,20 +209,67 @@ func (r *reading) fill(b *batch) error {
 	if b.buffer == nil {
 		return nil
 	}
+	if err := r.read(b); err != nil {
+		return err
+	}
 	sums := b.buffer.sums[:0]
 	for i := range b.chunks {
 		c := &b.chunks[i]
 		if c.Data == nil {
 			continue
 		}
-		if _, err := r.disk.ReadAt(c.Data, c.Offset); err != nil {
-			return err
-		}
 		begin, first := time.Now(), len(sums)
 		sums = checksum.SumAll(sums, r.of.Seed, c.Offset, c.Data)
 		c.Sums, c.Hashed = sums[first:], time.Since(begin)
 	}
 	return nil
+}
+
+// read reads the data of a batch.
+func (r *reading) read(b *batch) error {
+	pieces := make([]disk.Piece, 0, len(b.chunks))
+	for i := range b.chunks {
+		if c := &b.chunks[i]; c.Data != nil {
+			pieces = append(pieces, disk.Piece{Data: c.Data, Offset: c.Offset})
+		}
+	}
+	switch {
+	case len(pieces) > 1 && r.several != nil && pace.Hurried(r.ctx):
+		return r.several.ReadAll(pieces)
+	case len(pieces) > 1 && r.several != nil:
+		return r.gently(pieces)
+	}
+	for _, p := range pieces {
+		if _, err := r.disk.ReadAt(p.Data, p.Offset); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gently reads few pieces at once, because the guest's own requests wait behind them.
+// Of a quick disk few are enough; the longer it takes, the more are read at once, until a
+// slow one gives what it has.
+func (r *reading) gently(pieces []disk.Piece) error {
+	r.gentle.Lock()
+	defer r.gentle.Unlock()
+	for len(pieces) > 0 {
+		n := min(len(pieces), depth(time.Since(r.begin)))
+		if err := r.several.ReadAll(pieces[:n]); err != nil {
+			return err
+		}
+		pieces = pieces[n:]
+	}
+	return nil
+}
+
+// depth is how many pieces are read at once after so long.
+func depth(since time.Duration) int {
+	d := depthFirst
+	for ; since >= patience && d < batchMost; since -= patience {
+		d *= 2
+	}
+	return d
 }
 
 // hand gives a batch's chunks to their user and takes the memory back.
