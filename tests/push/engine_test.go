@@ -146,18 +146,21 @@ func TestContainersEndWithTheirOwner(t *testing.T) {
 	id := e.docker("create", "--name", "a", "plain")
 	e.docker("create", "--name", "b", "systemd")
 	e.docker("start", id)
-	e.docker("exec", "a", "/bin/sh", "-c", "echo private > /usr/private; sleep 1000 >/dev/null 2>&1 & echo $! > /pid")
+	e.docker("exec", "a", "/bin/sh", "-c", "echo private > /usr/private; sleep 1000 >/dev/null 2>&1 &")
+	sleeps := func() error {
+		return exec.CommandContext(t.Context(), "docker", "exec", "a", "/bin/sh", "-c", "grep -qsx sleep /proc/[0-9]*/comm").Run()
+	}
+	require.NoError(t, sleeps())
 	_, err := os.Stat("/usr/private")
 	require.ErrorIs(t, err, os.ErrNotExist, "not in this system")
 	require.Equal(t, "private", e.docker("exec", "a", "cat", "/usr/private"))
-	pid := e.docker("exec", "a", "cat", "/pid")
 
 	e.docker("stop", "a")
 	require.Zero(t, e.pid("a"))
 	e.docker("start", "a")
 	require.Equal(t, "private", e.docker("exec", "a", "cat", "/usr/private"), "a disk is not empty after a power cycle")
-	require.NoError(t, exec.CommandContext(t.Context(), "docker", "exec", "a", "test", "!", "-e", "/proc/"+pid).Run(), "and nothing runs")
 	var exit *exec.ExitError
+	require.ErrorAs(t, sleeps(), &exit, "and nothing runs")
 	require.ErrorAs(t, exec.CommandContext(t.Context(), "docker", "exec", "a", "/bin/sh", "-c", "exit 7").Run(), &exit)
 	require.Equal(t, 7, exit.ExitCode())
 
@@ -182,4 +185,37 @@ func TestContainersEndWithTheirOwner(t *testing.T) {
 	}, limit, look)
 	require.NoError(t, os.Mkdir(e.dir, 0o700)) // for close
 	e.owner = lock(t, e.dir, unix.LOCK_EX)
+}
+
+// nest makes containers in containers, until one has a small root, and looks what that can.
+const nest = `set -e
+if [ -d /.usr ]; then
+	sha256sum /bin/sh >/dev/null
+	echo own > /usr/bin/own
+	if touch /usr/lib/own 2>/dev/null; then echo "/usr/lib is not read-only"; fi
+	cat /usr/bin/own
+	exit
+fi
+n=$(mktemp -d /n.XXXXXX)
+cp /docker "$n"
+exec flock -o "$n/owner" sh -c "set -e; $n/docker create --name n systemd >/dev/null; $n/docker start n >/dev/null; $n/docker exec -i n /bin/sh -s </nest"
+`
+
+// TestContainersNest: where this system is in a container itself, overlays are two deep sooner
+// or later, and there is a root without.
+func TestContainersNest(t *testing.T) {
+	need(t)
+	e := newEngine(t)
+	e.docker("create", "--name", "a", "plain")
+	e.docker("start", "a")
+	root := filepath.Join("/proc", itoa(e.pid("a")), "root")
+	program, err := os.ReadFile(filepath.Join(e.dir, "docker"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(root, "docker"), program, 0o700))
+	require.NoError(t, os.WriteFile(filepath.Join(root, "nest"), []byte(nest), 0o600))
+	script := exec.CommandContext(t.Context(), "docker", "exec", "-i", "a", "/bin/sh", "-s")
+	script.Stdin = strings.NewReader(nest)
+	out, err := script.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.Equal(t, "own\n", string(out))
 }

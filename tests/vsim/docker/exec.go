@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -42,10 +41,6 @@ func execute(args []string) (int, error) {
 	if !found[0].State.Running {
 		return 0, fmt.Errorf("exec: container %s is not running", name)
 	}
-	at, err := home()
-	if err != nil {
-		return 0, err
-	}
 	machine, err := unix.PidfdOpen(found[0].State.Pid, 0)
 	if err != nil {
 		return 0, fmt.Errorf("exec: find process 1 of %s: %w", name, err)
@@ -54,7 +49,7 @@ func execute(args []string) (int, error) {
 	if err := unix.Setns(machine, unix.CLONE_NEWPID|unix.CLONE_NEWUTS|unix.CLONE_NEWIPC); err != nil {
 		return 0, fmt.Errorf("exec: enter %s: %w", name, err)
 	}
-	cmd := exec.Command("/proc/self/exe", append([]string{verbEnter, filepath.Join(at, filepath.Base(name), "root"), *dir}, flags.Args()[1:]...)...) //nolint:gosec,noctx // what it is for; ends with this process
+	cmd := exec.Command("/proc/self/exe", append([]string{verbEnter, *dir}, flags.Args()[1:]...)...) //nolint:gosec,noctx // what it is for; ends with this process
 	cmd.Stdin, cmd.Stdout, cmd.Stderr, cmd.Env = os.Stdin, os.Stdout, os.Stderr, env
 	cmd.ExtraFiles = []*os.File{os.NewFile(uintptr(machine), "machine")} //nolint:gosec // a descriptor
 	err = cmd.Run()
@@ -88,7 +83,7 @@ func endWithParent() error {
 
 // enter becomes a program with the machine's files; the machine is file descriptor 3. It
 // dies with the process that waits for it.
-func enter(root, dir string, args []string) error {
+func enter(dir string, args []string) error {
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0); err != nil {
 		return err
 	}
@@ -98,13 +93,10 @@ func enter(root, dir string, args []string) error {
 	}
 	if err == nil {
 		unix.CloseOnExec(3)
-		err = unix.Chroot(root)
-	}
-	if err == nil {
 		err = unix.Chdir(dir)
 	}
 	if err != nil {
-		return fmt.Errorf("enter %s: %w", root, err)
+		return fmt.Errorf("enter the machine in %s: %w", dir, err)
 	}
 	program, err := exec.LookPath(args[0])
 	if err != nil {

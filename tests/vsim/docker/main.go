@@ -1,9 +1,9 @@
 // Command docker stands for a container engine, as far as govmomi's simulator asks one for
-// the guest of a VM that has RUN.container: no engine is needed, only root and overlayfs.
+// the guest of a VM that has RUN.container: no engine is needed, only root.
 //
 // A container is a machine of its own on this one's kernel and network: a copy of this
-// system's files whose changes stay in memory (an overlay over /), its own processes,
-// mounts and host name, a /dev without disks. It has two processes beside those that are
+// system's files whose changes stay in memory (an overlay over /, or without overlays a small
+// root), its own processes, mounts and host name, a /dev without disks. It has two processes beside those that are
 // run in it: the keeper holds its mounts and answers for it on a socket, and init is its
 // process 1. Everything it is made of ends with the keeper.
 //
@@ -79,7 +79,7 @@ func run(args []string) (code int, err error) {
 	case verbInit:
 		return 0, initProcess(args[0], args[1], args[2])
 	case verbEnter:
-		return 0, enter(args[0], args[1], args[2:])
+		return 0, enter(args[0], args[1:])
 	}
 	return 0, fmt.Errorf("docker %s %s: not known here", verb, strings.Join(args, " "))
 }
