@@ -33,7 +33,7 @@ const (
 	// depthFirst is how many scattered blocks are read at once where the guest is not to
 	// suffer. It doubles with each patience that the reading takes.
 	depthFirst = 4
-	patience   = time.Second
+	patience   = 100 * time.Millisecond
 )
 
 // several is a disk that reads many pieces at once; agent/disk has it.
