@@ -114,13 +114,18 @@ func (w *world) showStatus() {
 	}
 }
 
-// showLogs prints the ends of the logs of a failed test.
+// showLogs prints the ends of the logs of a failed test, and what programs were at that
+// did not stop.
 func (w *world) showLogs() {
-	const most = 6 << 10
+	const most, dump = 6 << 10, 200 << 10
 	files, _ := filepath.Glob(w.Path("log", "*.log"))
 	for _, f := range files {
 		b, _ := os.ReadFile(f)
-		w.t.Logf("%s:\n%s", filepath.Base(f), b[max(0, len(b)-most):])
+		end := b[max(0, len(b)-most):]
+		if at := bytes.Index(b, []byte("SIGQUIT: quit")); at >= 0 {
+			end = b[at:min(len(b), at+dump)]
+		}
+		w.t.Logf("%s:\n%s", filepath.Base(f), end)
 	}
 }
 

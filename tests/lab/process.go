@@ -14,6 +14,9 @@ import (
 // stopLimit is how long a process may take to stop gracefully before it is killed.
 const stopLimit = 20 * time.Second
 
+// dumpLimit is how long it may then take to say what it is at.
+const dumpLimit = 2 * time.Second
+
 // Process is a program of the lab, with its log in a file.
 type Process struct {
 	Name string
@@ -86,7 +89,8 @@ func (p *Process) runningLocked() bool {
 	}
 }
 
-// Stop asks the program to stop, waits, and kills it when it does not.
+// Stop asks the program to stop, waits, and when it does not, has it write into its log
+// what it is at, and kills it.
 func (p *Process) Stop() error {
 	done := p.signal(syscall.SIGTERM)
 	if done == nil {
@@ -95,6 +99,11 @@ func (p *Process) Stop() error {
 	select {
 	case <-done:
 	case <-time.After(stopLimit):
+		p.signal(syscall.SIGQUIT)
+		select {
+		case <-done:
+		case <-time.After(dumpLimit):
+		}
 		p.Kill()
 		return fmt.Errorf("stop %s: it did not stop within %s and was killed; its log is %s", p.Name, stopLimit, p.Log)
 	}

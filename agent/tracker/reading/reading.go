@@ -31,7 +31,7 @@ const (
 	// the other, the first batches are smaller: few blocks are all read at once.
 	batchMost = 64
 	// depthFirst is how many scattered blocks are read at once where the guest is not to
-	// suffer. It doubles with each patience that the reading takes.
+	// suffer. It doubles with each patience that is spent on them.
 	depthFirst = 4
 	patience   = 100 * time.Millisecond
 )
@@ -92,7 +92,7 @@ func Blocks(d tracker.Disk, of changeset.Disk, set changes.Bitmap) Part {
 // Read gives the part to use, chunk by chunk in order, on another goroutine than the
 // caller's. When it returns nothing is under way any more.
 func Read(ctx context.Context, p Part, use func(*Chunk) error) error {
-	r := &reading{Part: p, ctx: ctx, use: use, free: make(chan *buffer, ahead+readers), begin: time.Now()}
+	r := &reading{Part: p, ctx: ctx, use: use, free: make(chan *buffer, ahead+readers)}
 	if d, ok := p.disk.(several); ok && d.AtOnce() > 1 {
 		r.several = d
 	}
@@ -128,11 +128,11 @@ type reading struct {
 	free chan *buffer
 	use  func(*Chunk) error
 
-	several several // nil: the disk reads one piece after the other
-	begin   time.Time
-	gentle  sync.Mutex // held by who reads gently
-	open    *batch     // being filled; of the goroutine that walks
-	batches int        // that were put into the queue
+	several several       // nil: the disk reads one piece after the other
+	gentle  sync.Mutex    // held by who reads gently
+	spent   time.Duration // by reading gently
+	open    *batch        // being filled; of the goroutine that walks
+	batches int           // that were put into the queue
 }
 
 // walk puts all chunks of the part into the queue.
@@ -254,19 +254,19 @@ func (r *reading) gently(pieces []disk.Piece) error {
 	r.gentle.Lock()
 	defer r.gentle.Unlock()
 	for len(pieces) > 0 {
-		n := min(len(pieces), depth(time.Since(r.begin)))
+		n, begin := min(len(pieces), depth(r.spent)), time.Now()
 		if err := r.several.ReadAll(pieces[:n]); err != nil {
 			return err
 		}
-		pieces = pieces[n:]
+		pieces, r.spent = pieces[n:], r.spent+time.Since(begin)
 	}
 	return nil
 }
 
-// depth is how many pieces are read at once after so long.
-func depth(since time.Duration) int {
+// depth is how many pieces are read at once after so long, pauses not counted.
+func depth(spent time.Duration) int {
 	d := depthFirst
-	for ; since >= patience && d < batchMost; since -= patience {
+	for ; spent >= patience && d < batchMost; spent -= patience {
 		d *= 2
 	}
 	return d
