@@ -24,6 +24,7 @@ func standInCollector(ctx *simulator.Context, ref types.ManagedObjectReference) 
 
 // WaitForUpdatesEx adds to an answer what it leaves out.
 func (c *collector) WaitForUpdatesEx(ctx *simulator.Context, req *types.WaitForUpdatesEx) soap.HasFault {
+	loosen(ctx, c.PropertyCollector)
 	answer := c.PropertyCollector.WaitForUpdatesEx(ctx, req)
 	body, ok := answer.(*methods.WaitForUpdatesExBody)
 	if !ok || body.Res == nil || body.Res.Returnval == nil {

@@ -32,8 +32,11 @@ func (s *Sim) before(ctx *simulator.Context, m *simulator.Method) (mo.Reference,
 	case *simulator.AuthorizationManager:
 		standIn(ctx, &rights{object, s})
 	}
-	if m.Name == "WaitForUpdatesEx" {
+	switch m.Name {
+	case "WaitForUpdatesEx":
 		standInCollector(ctx, m.This)
+	case "Logout":
+		ctx.Session.Registry.Put(&logout{ctx.Map.SessionManager(), s}) // its last call
 	}
 	for _, e := range ctx.Session.All("VirtualMachine") {
 		if ctx.Map.Get(e.Reference()) == nil { // deleted: what stands for it in the session goes, too
