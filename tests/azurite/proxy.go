@@ -34,6 +34,7 @@ type Proxy struct {
 	to      *url.URL
 	forward *httputil.ReverseProxy
 	fault   atomic.Pointer[func(*http.Request) Fault]
+	keeping sync.Mutex // held while late grows: who waits for it comes before or after
 	late    sync.WaitGroup
 
 	// Requests counts those that came in.
@@ -72,7 +73,7 @@ func NewProxy(t testing.TB, s *Server) *Proxy {
 	t.Cleanup(func() {
 		_ = p.server.Close()
 		<-done
-		p.late.Wait()
+		p.Late()
 		transport.CloseIdleConnections()
 	})
 	return p
@@ -129,6 +130,8 @@ func (p *Proxy) doLate(r *http.Request, late <-chan struct{}) {
 	}
 	kept := r.Clone(context.WithoutCancel(r.Context()))
 	kept.Body = io.NopCloser(bytes.NewReader(body))
+	p.keeping.Lock()
+	defer p.keeping.Unlock()
 	p.late.Go(func() {
 		<-late
 		p.do(kept)
@@ -136,7 +139,11 @@ func (p *Proxy) doLate(r *http.Request, late <-chan struct{}) {
 }
 
 // Late waits until all requests that were kept are done.
-func (p *Proxy) Late() { p.late.Wait() }
+func (p *Proxy) Late() {
+	p.keeping.Lock()
+	defer p.keeping.Unlock()
+	p.late.Wait()
+}
 
 type discard struct{ h http.Header }
 
