@@ -10,7 +10,7 @@ import (
 
 // Many reads at once go through the kernel's asynchronous I/O (io_submit(2)): one call
 // hands them over and one takes what they came to. One after the other, even on several
-// threads, they cost the guest three times the processor. Every kernel that the agent
+// threads, they cost the guest four times the processor. Every kernel that the agent
 // runs on has it; io_uring many do not, or it is forbidden.
 
 const (

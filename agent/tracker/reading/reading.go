@@ -233,10 +233,10 @@ func (r *reading) read(b *batch) error {
 			pieces = append(pieces, disk.Piece{Data: c.Data, Offset: c.Offset})
 		}
 	}
-	switch {
-	case len(pieces) > 1 && r.several != nil && pace.Hurried(r.ctx):
-		return r.several.ReadAll(pieces)
-	case len(pieces) > 1 && r.several != nil:
+	if r.several != nil && len(pieces) > 1 {
+		if pace.Hurried(r.ctx) {
+			return r.several.ReadAll(pieces)
+		}
 		return r.gently(pieces)
 	}
 	for _, p := range pieces {
